@@ -1,0 +1,291 @@
+"""The contract of the messages: everything that travels between coordinator and site, and nothing else.
+
+A run is one `query` (the site prepares its data), one `train` a round (the site measures the global model, then trains
+it) and one `evaluate` at the end (the site measures the final model). Requests carry the global weights in the record
+"arrays" and their settings in "config"; replies carry an update in "arrays", numbers in "metrics" and who answers what
+in "about". Reading is strict: records, names and types are exactly these, and any difference is a `ReplyError`.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, MessageType, MetricRecord, RecordDict
+
+from client.records import check_names, read_fields, read_json, record_of
+from client.site import NAME
+from client.weights import Weights, decode_weights, encode_weights
+from segformer3d.errors import ReplyError
+from segformer3d.settings import TrainingSettings
+from segformer3d.tasks import Task, task_from_json
+from segformer3d.training import TrainingReport, ValidationReport
+
+CONTRACT_VERSION = 1
+ARRAYS, CONFIG, METRICS, ABOUT = "arrays", "config", "metrics", "about"
+PREPARE, TRAIN, EVALUATE = MessageType.QUERY, MessageType.TRAIN, MessageType.EVALUATE
+RUN = re.compile(r"[A-Za-z0-9_-]{1,64}")  # it becomes a folder name at every site
+
+# The numbers of each message by their names on the wire.
+_ASKED = {"round": int, "rounds": int, "local_epochs": int, "seed": int}
+_PREPARED = {"train_cases": int, "validation_cases": int, "set_aside": int, "balance": list}
+_TRAINING = {"loss": float, "cases": int, "samples": int, "steps": int, "seconds": float}
+_VALIDATION = {"dice": list, "loss": float, "cases": int, "seconds": float}
+
+
+@dataclass(frozen=True)
+class PrepareRequest:
+    """To a site at the start of a run: read, check and cache your data for this task."""
+
+    run: str
+    task: Task
+
+    def encode(self) -> RecordDict:
+        """The message's content."""
+        return RecordDict({CONFIG: _config(self.run, task=_text(self.task))})
+
+    @classmethod
+    def decode(cls, records: RecordDict) -> "PrepareRequest":
+        """Read a request.
+
+        Raises:
+            ReplyError: it breaks the contract.
+            ConfigurationError: the task in it breaks a rule.
+        """
+        values = _read_config(records, {CONFIG}, {"task": str})
+        return cls(values["run"], task_from_json(read_json("task", values["task"])))
+
+
+@dataclass(frozen=True)
+class PrepareReply:
+    """What a site says about its data, and all that it says.
+
+    Attributes:
+        site, run: who answers what.
+        train_cases, validation_cases: cases that it will train and validate on.
+        set_aside: damaged cases that it leaves out.
+        balance: mean share of voxels per structure over its training cases, in [0, 1].
+    """
+
+    site: str
+    run: str
+    train_cases: int
+    validation_cases: int
+    set_aside: int
+    balance: tuple[float, ...]
+
+    def encode(self) -> RecordDict:
+        """The message's content."""
+        return RecordDict({METRICS: MetricRecord(_numbers(self, _PREPARED)), ABOUT: _about(self.site, self.run, 0)})
+
+    @classmethod
+    def decode(cls, records: RecordDict) -> "PrepareReply":
+        """Read a reply.
+
+        Raises:
+            ReplyError: it breaks the contract.
+        """
+        site, run, _ = _read_about(records, {METRICS, ABOUT})
+        numbers = _read_metrics(records, _PREPARED)
+        return cls(site, run, **{**numbers, "balance": tuple(numbers["balance"])})
+
+
+@dataclass(frozen=True, eq=False)
+class TrainRequest:
+    """To a site in a round: measure this global model, then train it.
+
+    Attributes:
+        run: the run's id, the same after it was resumed.
+        round: which round this is, from 1.
+        rounds: how many there will be.
+        local_epochs: passes over the site's training cases.
+        seed: of the run.
+        task, training: what to train on what, and how.
+        weights: all of the global model.
+    """
+
+    run: str
+    round: int
+    rounds: int
+    local_epochs: int
+    seed: int
+    task: Task
+    training: TrainingSettings
+    weights: Weights
+
+    def encode(self) -> RecordDict:
+        """The message's content."""
+        config = _config(self.run, task=_text(self.task), training=_text(self.training), **_numbers(self, _ASKED))
+        return RecordDict({ARRAYS: encode_weights(self.weights), CONFIG: config})
+
+    @classmethod
+    def decode(cls, records: RecordDict) -> "TrainRequest":
+        """Read a request.
+
+        Raises:
+            ReplyError: it breaks the contract.
+            ConfigurationError: the task or the training settings in it break a rule.
+        """
+        values = _read_config(records, {ARRAYS, CONFIG}, {**_ASKED, "task": str, "training": str})
+        values["task"] = task_from_json(read_json("task", values["task"]))
+        values["training"] = TrainingSettings.from_json(read_json("training", values["training"]))
+        return cls(**values, weights=_read_weights(records))
+
+
+@dataclass(frozen=True, eq=False)
+class TrainReply:
+    """A site's part of a round.
+
+    Attributes:
+        site, run, round: who answers what.
+        update: parameters as local minus global, a batch norm's buffers as values.
+        training: of the local training.
+        validation: of the global model as received, on the site's own validation cases.
+    """
+
+    site: str
+    run: str
+    round: int
+    update: Weights
+    training: TrainingReport
+    validation: ValidationReport
+
+    def encode(self) -> RecordDict:
+        """The message's content."""
+        numbers = _numbers(self.training, _TRAINING, "training_") | _numbers(
+            self.validation, _VALIDATION, "validation_"
+        )
+        about = _about(self.site, self.run, self.round)
+        return RecordDict({ARRAYS: encode_weights(self.update), METRICS: MetricRecord(numbers), ABOUT: about})
+
+    @classmethod
+    def decode(cls, records: RecordDict) -> "TrainReply":
+        """Read a reply; whether its numbers make sense is for the server to say.
+
+        Raises:
+            ReplyError: it breaks the contract.
+        """
+        about = _read_about(records, {ARRAYS, METRICS, ABOUT})
+        numbers = _read_metrics(records, _prefixed("training_", _TRAINING) | _prefixed("validation_", _VALIDATION))
+        training = TrainingReport(**{name: numbers[f"training_{name}"] for name in _TRAINING})
+        return cls(*about, _read_weights(records), training, _validation(numbers))
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluateRequest:
+    """To a site after the last round: measure this model. `round` is the number of rounds that it was trained for."""
+
+    run: str
+    round: int
+    task: Task
+    weights: Weights
+
+    def encode(self) -> RecordDict:
+        """The message's content."""
+        config = _config(self.run, round=self.round, task=_text(self.task))
+        return RecordDict({ARRAYS: encode_weights(self.weights), CONFIG: config})
+
+    @classmethod
+    def decode(cls, records: RecordDict) -> "EvaluateRequest":
+        """Read a request.
+
+        Raises:
+            ReplyError: it breaks the contract.
+            ConfigurationError: the task in it breaks a rule.
+        """
+        values = _read_config(records, {ARRAYS, CONFIG}, {"round": int, "task": str})
+        values["task"] = task_from_json(read_json("task", values["task"]))
+        return cls(**values, weights=_read_weights(records))
+
+
+@dataclass(frozen=True)
+class EvaluateReply:
+    """The final model on a site's own validation cases."""
+
+    site: str
+    run: str
+    round: int
+    validation: ValidationReport
+
+    def encode(self) -> RecordDict:
+        """The message's content."""
+        metrics = MetricRecord(_numbers(self.validation, _VALIDATION, "validation_"))
+        return RecordDict({METRICS: metrics, ABOUT: _about(self.site, self.run, self.round)})
+
+    @classmethod
+    def decode(cls, records: RecordDict) -> "EvaluateReply":
+        """Read a reply.
+
+        Raises:
+            ReplyError: it breaks the contract.
+        """
+        about = _read_about(records, {METRICS, ABOUT})
+        return cls(*about, _validation(_read_metrics(records, _prefixed("validation_", _VALIDATION))))
+
+
+def _text(value: Task | TrainingSettings) -> str:
+    return json.dumps(value.to_json())
+
+
+def _numbers(source: object, fields: Mapping[str, type], prefix: str = "") -> dict[str, Any]:
+    """Plain Python numbers, as Flower's records take no NumPy scalar."""
+    values = {name: getattr(source, name) for name in fields}
+    return {
+        prefix + name: [float(v) for v in values[name]] if kind is list else kind(values[name])
+        for name, kind in fields.items()
+    }
+
+
+def _prefixed(prefix: str, fields: Mapping[str, type]) -> dict[str, type]:
+    return {prefix + name: kind for name, kind in fields.items()}
+
+
+def _validation(numbers: Mapping[str, Any]) -> ValidationReport:
+    values = {name: numbers[f"validation_{name}"] for name in _VALIDATION}
+    return ValidationReport(**{**values, "dice": tuple(values["dice"])})
+
+
+def _config(run: str, **values: Any) -> ConfigRecord:
+    return ConfigRecord({"contract": CONTRACT_VERSION, "run": run, **values})
+
+
+def _about(site: str, run: str, round_number: int) -> ConfigRecord:
+    return ConfigRecord({"contract": CONTRACT_VERSION, "site": site, "run": run, "round": round_number})
+
+
+def _read_metrics(records: RecordDict, fields: Mapping[str, type]) -> dict[str, Any]:
+    return read_fields(record_of(records, METRICS, MetricRecord), fields, METRICS)
+
+
+def _read_weights(records: RecordDict) -> Weights:
+    return decode_weights(record_of(records, ARRAYS, ArrayRecord))
+
+
+def _read_config(records: RecordDict, names: set[str], fields: Mapping[str, type]) -> dict[str, Any]:
+    """The settings of a request, without the version."""
+    _check_version(records, CONFIG, "the coordinator")
+    check_names(records, names, "the message")
+    values = read_fields(record_of(records, CONFIG, ConfigRecord), {"contract": int, "run": str, **fields}, CONFIG)
+    if not RUN.fullmatch(values["run"]):
+        raise ReplyError("the run's id must be 1 to 64 letters, digits, - and _")
+    return {name: value for name, value in values.items() if name != "contract"}
+
+
+def _read_about(records: RecordDict, names: set[str]) -> tuple[str, str, int]:
+    """Site, run and round of a reply."""
+    _check_version(records, ABOUT, "the site")
+    check_names(records, names, "the message")
+    fields = {"contract": int, "site": str, "run": str, "round": int}
+    values = read_fields(record_of(records, ABOUT, ConfigRecord), fields, ABOUT)
+    if not NAME.fullmatch(values["site"]):
+        raise ReplyError("the site's name must be 1 to 40 letters, digits, - and _")
+    return values["site"], values["run"], values["round"]
+
+
+def _check_version(records: RecordDict, name: str, sender: str) -> None:
+    """First of all, since another version may differ in anything else."""
+    version = record_of(records, name, ConfigRecord).get("contract")
+    if type(version) is not int or version != CONTRACT_VERSION:
+        spoken = version if type(version) is int else "none"
+        raise ReplyError(f"{sender} speaks version {spoken} of the message contract, and this end {CONTRACT_VERSION}")

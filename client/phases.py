@@ -1,0 +1,118 @@
+"""What a site does on each message of a run, Flower aside: prepare its data, train, measure the final model."""
+
+import os
+from threading import Lock
+
+import numpy as np
+import torch
+
+from client.contract import EvaluateReply, EvaluateRequest, PrepareReply, PrepareRequest, TrainReply, TrainRequest
+from client.moments import forget_old_moments, moments_after, moments_before
+from client.site import SiteSettings
+from client.site_log import write_log
+from client.weights import Weights, is_buffer, load_weights, weights_of
+from segformer3d.dataset import SiteData, prepare
+from segformer3d.model import SegFormer3D, build
+from segformer3d.tasks import Task
+from segformer3d.training import Part, train_part, validate
+
+# Prepared data of the sites that this process has served: names and places only, the volumes stay on disk.
+_KEPT_SITES = 64
+_data_of_site: dict[tuple[SiteSettings, Task], SiteData] = {}
+_lock = Lock()
+
+
+def prepare_site(site: SiteSettings, request: PrepareRequest) -> PrepareReply:
+    """Read, check and cache every case, whatever was known before.
+
+    Raises:
+        DataError: no usable case is left.
+        StorageError: the cache cannot be written.
+    """
+    data = _prepare(site, request.task)
+    write_log(site.work, f"run {request.run}: data prepared, {data.describe()}")
+    for item in data.set_aside:
+        write_log(site.work, f"case {item.case} set aside: {item.reason}")
+    return PrepareReply(
+        site.name, request.run, len(data.train), len(data.validation), len(data.set_aside), _balance(data, request.task)
+    )
+
+
+def train_site(site: SiteSettings, request: TrainRequest) -> TrainReply:
+    """Measure the global model on the site's validation cases, then train it for one round.
+
+    Raises:
+        SegfedError: data, settings, disk or message are not as they should be.
+    """
+    device, data, model = _set_up(site, request.task, request.weights)
+    validation = validate(model, data.validation, request.task, device=device)
+    part = Part(request.round - 1, request.rounds, request.local_epochs, request.seed, site.name)
+    folder = site.work / request.run
+    training = train_part(
+        model,
+        data.train,
+        request.task,
+        request.training,
+        part,
+        device=device,
+        optimizer_from=moments_before(folder, request.round),
+        optimizer_to=moments_after(folder, request.round),
+        workers=site.workers,
+    )
+    forget_old_moments(folder)
+    write_log(site.work, f"run {request.run}: round {request.round} of {request.rounds} done, loss {training.loss:.4f}")
+    update = _update(weights_of(model), request.weights)
+    return TrainReply(site.name, request.run, request.round, update, training, validation)
+
+
+def evaluate_site(site: SiteSettings, request: EvaluateRequest) -> EvaluateReply:
+    """Measure a model on the site's validation cases.
+
+    Raises:
+        SegfedError: data, settings, disk or message are not as they should be.
+    """
+    device, data, model = _set_up(site, request.task, request.weights)
+    validation = validate(model, data.validation, request.task, device=device)
+    write_log(site.work, f"run {request.run}: measured the model of round {request.round}")
+    return EvaluateReply(site.name, request.run, request.round, validation)
+
+
+def _set_up(site: SiteSettings, task: Task, weights: Weights) -> tuple[torch.device, SiteData, SegFormer3D]:
+    if site.threads is not None:
+        torch.set_num_threads(site.threads)
+    device = site.torch_device()
+    if device.type == "cuda":
+        _make_gpu_deterministic()
+    data = _data_of_site.get((site, task)) or _prepare(site, task)
+    model = build(task.model)
+    load_weights(model, weights)
+    return device, data, model
+
+
+def _make_gpu_deterministic() -> None:
+    """CPUs add in a fixed order by themselves; GPUs must be asked to."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def _prepare(site: SiteSettings, task: Task) -> SiteData:
+    data = prepare(site.data, task, site.work / "cache", workers=max(1, site.workers))
+    with _lock:
+        _data_of_site.pop((site, task), None)
+        while len(_data_of_site) >= _KEPT_SITES:
+            _data_of_site.pop(next(iter(_data_of_site)))
+        _data_of_site[site, task] = data
+    return data
+
+
+def _balance(data: SiteData, task: Task) -> tuple[float, ...]:
+    """Mean share of voxels per structure over the training cases."""
+    shares = [task.structure_masks(np.asarray(case.label())).mean(axis=(1, 2, 3)) for case in data.train]
+    return tuple(float(share) for share in np.mean(shares, axis=0))
+
+
+def _update(local: Weights, received: Weights) -> Weights:
+    """Parameters as the change that training made, buffers as they are now."""
+    return {name: value if is_buffer(name) else value - received[name] for name, value in local.items()}

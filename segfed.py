@@ -1,0 +1,164 @@
+"""The `segfed` command: parses, calls, prints.
+
+Exit codes: 0 done; 1 something outside the program is wrong (one line on stderr says what, where and what to do); 2 the
+command line itself is off; 130 stopped by Ctrl-C. A programming error keeps its traceback.
+"""
+
+import argparse
+import sys
+import tomllib
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from segformer3d.errors import ConfigurationError, SegfedError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = vars(parser().parse_args(argv))
+    command = arguments.pop("command")
+    try:
+        COMMANDS[command](arguments)
+    except SegfedError as error:
+        print(f"segfed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as stopped:
+        print(f"segfed: stopped{_hint(stopped)}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar. Values are checked where settings are built, so that a TOML file obeys the same rules."""
+    top = argparse.ArgumentParser(prog="segfed", description=_TITLE, epilog="Each command explains itself: segfed COMMAND --help")
+    top.add_argument("--version", action="version", version=f"segfed {version('segfed')}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _simulate_options(commands.add_parser("simulate", help="a federation of hospitals on this machine", description=_SIMULATE))
+    _train_options(commands.add_parser("train", help="train on one folder of cases, without a federation", description=_TRAIN))
+    _predict_options(commands.add_parser("predict", help="write label maps for images", description=_PREDICT))
+    _evaluate_options(commands.add_parser("evaluate", help="measure a model on labelled cases", description=_EVALUATE))
+    return top
+
+
+_TITLE = "Federated learning of 3D medical image segmentation (SegFormer3D on Flower)."
+_SIMULATE = (
+    "Train one model across simulated hospitals and measure it on cases that none of them saw. "
+    "Without --data, synthetic hospitals are written first. Ctrl-C stops it; --resume DIR goes on."
+)
+_TRAIN = "Train on the cases of one folder: the pooled or single-site baseline."
+_PREDICT = "Write NAME.nii.gz for each image, in the image's own space, orientation and spacing."
+_EVALUATE = "Dice, HD95 (mm) and surface Dice of a model on labelled cases, in their own space."
+
+
+def _simulate_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--data", metavar="DIR", help="dataset to split into hospitals: dataset.json, or images/ and labels/")
+    add("--task", metavar="NAME", help="what to segment (default: as the dataset says)")
+    add("--sites", type=int, metavar="N", help="hospitals (default 4)")
+    add("--rounds", type=int, metavar="R", help="rounds of federated averaging (default 30)")
+    add("--local-epochs", type=int, metavar="E", help="passes over a site's cases in a round (default 1)")
+    add("--partition", metavar="KIND", help="how cases are dealt: iid, quantity or intensity (default iid)")
+    add("--engine", metavar="NAME", help="local or ray (default local)")
+    add("--seed", type=int, metavar="S", help="of everything random (default 0)")
+    add("--held-out", type=float, metavar="SHARE", help="share of the cases that no site gets (default 0.2)")
+    add("--minimum-sites", type=int, metavar="N", help="good replies that a round needs (default more than half)")
+    add("--round-deadline", type=float, metavar="SECONDS", help="a round closes after this long (default 3600)")
+    add("--parallel", type=int, metavar="N", help="sites that compute at once (default: the cores of this machine)")
+    add("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)")
+    add("--compare", action="store_true", default=None, help="also train each site alone and all data pooled")
+    add("--config", metavar="FILE", help="TOML file with any of these options, and tables [training], [model], [grid]")
+    add("--out", metavar="DIR", help="run folder (default runs/DATE-TASK)")
+    add("--resume", metavar="DIR", help="go on with the run in this folder, from its last complete round")
+
+
+def _train_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--data", metavar="DIR", required=True, help="labelled cases: dataset.json, or images/ and labels/")
+    add("--task", metavar="NAME", help="what to segment (default: as the dataset says)")
+    add("--epochs", type=int, default=30, metavar="N", help="passes over the cases (default 30)")
+    add("--seed", type=int, default=0, metavar="S", help="of everything random (default 0)")
+    add("--validation-share", type=float, default=0.1, metavar="SHARE", help="share of the cases to measure on (default 0.1)")
+    add("--workers", type=int, default=0, metavar="N", help="processes that read cases and cut patches (default 0)")
+    add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)")
+    add("--config", metavar="FILE", help="TOML file with tables [training], [model], [grid]")
+    add("--out", metavar="DIR", required=True, help="folder for the model")
+
+
+def _predict_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--model", metavar="FILE", required=True, help="model file")
+    add("--image", metavar="PATH", required=True, help="one NIfTI image, or a folder of them")
+    add("--task", metavar="NAME", help="for models that do not say their task")
+    add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)")
+    add("--out", metavar="DIR", required=True, help="folder for the label maps")
+
+
+def _evaluate_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--model", metavar="FILE", required=True, help="model file")
+    add("--data", metavar="DIR", required=True, help="labelled cases: dataset.json, or images/ and labels/")
+    add("--task", metavar="NAME", help="for models that do not say their task")
+    add("--seed", type=int, default=0, metavar="S", help="of the bootstrap intervals (default 0)")
+    add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)")
+    add("--out", metavar="DIR", required=True, help="folder for tables and figures")
+
+
+# The commands import what they need when they run: `segfed --help` answers without waiting for PyTorch.
+
+
+def _simulate(arguments: dict[str, Any]) -> None:
+    from simulations.run import resume_simulation, start_simulation
+    from simulations.settings import SimulationSettings
+
+    resumed, config, out = arguments.pop("resume"), arguments.pop("config"), arguments.pop("out")
+    given = {name: value for name, value in arguments.items() if value is not None}
+    if resumed is not None:
+        if given or config or out:
+            raise ConfigurationError("--resume takes all settings from the run folder; leave the other options out")
+        resume_simulation(Path(resumed))
+        return
+    asked = _read_toml(config)
+    out = out or asked.pop("out", None)
+    start_simulation(SimulationSettings.from_json({**asked, **given}), Path(out) if out else None)
+
+
+def _train(arguments: dict[str, Any]) -> None:
+    from segformer3d.commands import train_and_print
+
+    train_and_print(**{**arguments, "config": _read_toml(arguments["config"])})
+
+
+def _predict(arguments: dict[str, Any]) -> None:
+    from segformer3d.commands import predict_and_print
+
+    predict_and_print(**arguments)
+
+
+def _evaluate(arguments: dict[str, Any]) -> None:
+    from segformer3d.commands import evaluate_and_print
+
+    evaluate_and_print(**arguments)
+
+
+COMMANDS = {"simulate": _simulate, "train": _train, "predict": _predict, "evaluate": _evaluate}
+
+
+def _read_toml(path: str | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}; --config takes a TOML file") from error
+    except ValueError as error:
+        raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
+
+
+def _hint(stopped: KeyboardInterrupt) -> str:
+    return f"; {stopped.args[0]}" if stopped.args else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""Models at rest: safetensors with a readable JSON description inside, and the published checkpoints.
+
+A file says which architecture, task and weights it holds; one that is truncated, of another architecture, or no
+checkpoint at all is refused in one line. Nothing is ever unpickled beyond what PyTorch's `weights_only=True` allows.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialise
+from torch import Tensor
+
+from segformer3d.config import ModelConfig
+from segformer3d.errors import CheckpointError, ConfigurationError
+from segformer3d.files import write_bytes
+from segformer3d.model import SegFormer3D, build
+from segformer3d.published import infer_config, is_published, translate
+from segformer3d.tasks import Task, task_from_json
+
+FORMAT = "segfed-model-1"
+_TORCH_SUFFIXES = (".bin", ".pt", ".pth")
+
+
+def save(path: Path, model: SegFormer3D, task: Task | None = None, notes: Mapping[str, Any] | None = None) -> None:
+    """Write a model: its weights, its configuration, the task it solves, and notes (plain JSON values).
+
+    Raises:
+        StorageError: the file cannot be written; an older file at `path` is untouched.
+    """
+    metadata = {"format": FORMAT, "config": json.dumps(model.config.to_json()), "notes": json.dumps(dict(notes or {}))}
+    if task is not None:
+        metadata["task"] = json.dumps(task.to_json())
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    # Not safetensors' own save_file: it hides what the system said of a full disk.
+    write_bytes(path, serialise(weights, metadata))
+
+
+def load(path: Path | str, **config: Any) -> SegFormer3D:
+    """Read a model from a file of ours or a published checkpoint (`.safetensors`, `.bin`, `.pt`, `.pth`).
+
+    Args:
+        path: the file.
+        config: for published checkpoints, what their weights do not show (strides, paddings, heads) where it differs.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, of another architecture, or no checkpoint.
+    """
+    state, metadata = read_weights(Path(path))
+    if is_published(state):
+        return _load_published(state, config, str(path))
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{path} holds weights, but not those of a SegFormer3D that segfed can read")
+    try:
+        model = build(ModelConfig.from_json(json.loads(metadata["config"])))
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} does not describe its model properly ({error}); it was not written by segfed"
+        ) from error
+    load_state(model, state, str(path))
+    return model.eval()
+
+
+def load_task(path: Path | str) -> Task:
+    """The task that a model file of ours was trained for.
+
+    Raises:
+        CheckpointError: the file is damaged, or names no task.
+    """
+    _, metadata = read_weights(Path(path))
+    if "task" not in metadata:
+        raise CheckpointError(f"{path} does not say what task it was trained for; name it with --task")
+    try:
+        return task_from_json(json.loads(metadata["task"]))
+    except (ConfigurationError, ValueError) as error:
+        raise CheckpointError(f"{path} describes its task in a way that this version cannot read ({error})") from error
+
+
+def from_published(state_dict: Mapping[str, Tensor], **config: Any) -> SegFormer3D:
+    """A model with published weights, under whatever wrapper their names come.
+
+    Args:
+        state_dict: published names to weights.
+        config: settings of `ModelConfig` that the weights do not show, where they differ from the published ones.
+
+    Raises:
+        CheckpointError: names or shapes are not those of a SegFormer3D.
+    """
+    return _load_published(state_dict, config, "the published checkpoint")
+
+
+def _load_published(state: Mapping[str, Tensor], config: Mapping[str, Any], what: str) -> SegFormer3D:
+    try:
+        model = build(infer_config(state, config))
+    except (CheckpointError, ConfigurationError) as error:
+        raise CheckpointError(f"{what} does not form a SegFormer3D: {error}") from error
+    load_state(model, translate(state), what)
+    return model.eval()
+
+
+def load_state(model: SegFormer3D, state: Mapping[str, Tensor], what: str) -> None:
+    """Put weights into a model, every one of them and nothing else.
+
+    Raises:
+        CheckpointError: a weight is missing, unknown, or of another shape.
+    """
+    expected = model.state_dict()
+    missing, unknown = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
+    if missing or unknown:
+        name = f"lacks {missing[0]}" if missing else f"has an unknown {unknown[0]}"
+        raise CheckpointError(f"{what} is of another architecture: it {name}")
+    for name, value in expected.items():
+        if state[name].shape != value.shape:
+            raise CheckpointError(
+                f"{what} is of another architecture: {name} has shape {tuple(state[name].shape)}, "
+                f"not {tuple(value.shape)}"
+            )
+    model.load_state_dict(dict(state))
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a file and its metadata (empty for PyTorch files).
+
+    Raises:
+        CheckpointError: the file is missing, truncated or no checkpoint.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint {path}")
+    return (_read_torch(path), {}) if path.suffix in _TORCH_SUFFIXES else _read_safetensors(path)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, "pt") as stored:
+            return {name: stored.get_tensor(name) for name in stored.keys()}, dict(stored.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is truncated or not a safetensors file ({error}); copy it again") from error
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged archive; none is a fault of ours
+        raise CheckpointError(f"{path} is truncated, or holds more than weights ({type(error).__name__})") from error
+    for wrapper in ("state_dict", "model_state_dict", "model"):
+        if isinstance(stored, Mapping) and isinstance(stored.get(wrapper), Mapping):
+            stored = stored[wrapper]
+    if not isinstance(stored, Mapping) or not stored or not all(isinstance(v, Tensor) for v in stored.values()):
+        raise CheckpointError(f"{path} holds no state dict of tensors")
+    return {str(name): value for name, value in stored.items()}

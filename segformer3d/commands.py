@@ -1,0 +1,160 @@
+"""The commands of one place, with what they print: `segfed train`, `segfed predict`, `segfed evaluate`."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from segformer3d.cases import find_cases, find_images
+from segformer3d.checkpoint import load, load_task
+from segformer3d.dataset import SetAside, SiteData, prepare
+from segformer3d.errors import ConfigurationError
+from segformer3d.evaluation import evaluate, print_table
+from segformer3d.fit import Fitted, Plan, fit
+from segformer3d.inference import choose_device
+from segformer3d.model import SegFormer3D
+from segformer3d.prediction import Prediction, predict_cases
+from segformer3d.settings import TrainingSettings
+from segformer3d.tasks import Task, adjust, choose_task, get_task
+from segformer3d.terminal import make_console, plain_duration, progress_bar
+from segformer3d.training import Step
+
+
+def train_and_print(
+    data: str,
+    task: str | None,
+    epochs: int,
+    seed: int,
+    validation_share: float,
+    workers: int,
+    device: str,
+    config: Mapping[str, Any],
+    out: str,
+) -> None:
+    """Train on one folder and leave `model.safetensors` in `out`.
+
+    Raises:
+        SegfedError: an option, the data or the disk is not as it must be.
+    """
+    unknown = sorted(set(config) - {"training", "model", "grid"})
+    if unknown:
+        raise ConfigurationError(f"unknown setting {unknown[0]!r}; segfed train knows the tables training, model and grid")
+    if epochs < 1 or seed < 0 or workers < 0 or not 0 <= validation_share < 1:
+        raise ConfigurationError("--epochs must be 1 or more, --seed and --workers 0 or more, --validation-share in [0, 1)")
+    console, folder = make_console(), Path(out)
+    settings = TrainingSettings.from_json(config.get("training", {}))
+    chosen = adjust(choose_task(task, Path(data)), config.get("model", {}), config.get("grid", {}))
+    where = choose_device(device)
+    with console.status("reading and checking the cases"):
+        cases = prepare(
+            Path(data), chosen, folder / "cache", validation_share=validation_share, workers=max(1, workers)
+        )
+    print_cases(console, cases)
+    with progress_bar(console, "training") as bar:
+
+        def on_step(step: Step) -> None:
+            bar.show(step.number, step.steps, f"loss {step.loss:.3f}")
+
+        fit(
+            cases,
+            chosen,
+            settings,
+            Plan(epochs, seed=seed),
+            folder,
+            device=where,
+            workers=workers,
+            on_part=lambda fitted: console.print(_epoch_line(fitted, epochs, chosen)),
+            on_step=on_step,
+        )
+    console.print(f"The model is in {folder / 'model.safetensors'}", soft_wrap=True)
+
+
+def predict_and_print(model: str, image: str, task: str | None, device: str, out: str) -> None:
+    """Write a label map for each image at a path.
+
+    Raises:
+        SegfedError: the model, the images or the disk are not as they must be.
+    """
+    console, where = make_console(), choose_device(device)
+    network, chosen = load_model(Path(model), task)
+    cases = find_images(Path(image))
+    with progress_bar(console, "predicting") as bar:
+
+        def on_case(result: Prediction | SetAside) -> None:
+            bar.show(cases_done(), len(cases), "predicting")
+            console.print(_prediction_line(result), soft_wrap=True)
+
+        count = iter(range(1, len(cases) + 1))
+        cases_done = lambda: next(count)  # noqa: E731
+        done, aside = predict_cases(network, chosen, cases, Path(out), where, on_case)
+    console.print(f"{len(done)} predicted, {len(aside)} set aside; label maps are in {out}", soft_wrap=True)
+
+
+def evaluate_and_print(
+    model: str, data: str, task: str | None, seed: int, device: str, out: str
+) -> None:
+    """Measure a model on labelled cases and leave tables and figures in `out`.
+
+    Raises:
+        SegfedError: the model, the data or the disk are not as they must be.
+    """
+    if seed < 0:
+        raise ConfigurationError(f"--seed must be 0 or more, got {seed}")
+    console, where = make_console(), choose_device(device)
+    network, chosen = load_model(Path(model), task)
+    cases = find_cases(Path(data))
+    with progress_bar(console, "measuring") as bar:
+        result = evaluate(
+            network,
+            chosen,
+            cases,
+            Path(out),
+            device=where,
+            seed=seed,
+            on_case=lambda done, total: bar.show(done, total, "measuring"),
+        )
+    print_table(result, console)
+    console.print(f"Tables and figures are in {out}", soft_wrap=True)
+
+
+def load_model(path: Path, task: str | None) -> tuple[SegFormer3D, Task]:
+    """A model and its task; the task's name is needed for files that do not say.
+
+    Raises:
+        CheckpointError: the file is damaged, or does not fit the task.
+        ConfigurationError: there is no such task.
+    """
+    chosen = get_task(task) if task is not None else load_task(path)
+    network = load(path)
+    if (network.config.in_channels, network.config.num_classes) != (len(chosen.modalities), chosen.channels):
+        raise ConfigurationError(
+            f"{path} takes {network.config.in_channels} contrasts and gives {network.config.num_classes} channels; "
+            f"task {chosen.name} needs {len(chosen.modalities)} and {chosen.channels}"
+        )
+    return network, chosen
+
+
+def print_cases(console: Console, data: SiteData, site: str = "") -> None:
+    """Say how many cases are used, and which were set aside and why. For the screen of the place itself."""
+    console.print(f"{site or 'cases'}: {data.describe()} ({len(data.train)} train, {len(data.validation)} validate)")
+    for item in data.set_aside:
+        console.print(f"  set aside {item.case}: {item.reason}", style="yellow", soft_wrap=True)
+
+
+def dice_text(dice: Sequence[float], task: Task) -> str:
+    """Dice per structure for people."""
+    return ", ".join(f"{s.name} {value:.3f}" for s, value in zip(task.structures, dice, strict=True))
+
+
+def _epoch_line(fitted: Fitted, epochs: int, task: Task) -> str:
+    training, validation = fitted.training, fitted.validation
+    rate = training.samples / training.seconds
+    return (
+        f"epoch {fitted.part}/{epochs}: loss {training.loss:.4f}, validation Dice {dice_text(validation.dice, task)}, "
+        f"{plain_duration(training.seconds)} ({rate:.1f} samples/s)"
+    )
+
+
+def _prediction_line(result: Prediction | SetAside) -> str:
+    return f"{result.case}: {result.path if isinstance(result, Prediction) else 'set aside, ' + result.reason}"

@@ -1,0 +1,242 @@
+"""A site's data: every case read, checked, preprocessed and kept in a disk cache; damaged ones set aside and counted.
+
+The cache is content-addressed: an entry's key covers the bytes of the case's files and every setting of the task that
+changes the result, so that neither an edited scan nor an edited task can ever meet a stale entry. A small ticket beside
+it remembers which file sizes and times led to which key, so that a start does not hash gigabytes again.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segformer3d.cases import CaseFiles, find_cases
+from segformer3d.errors import CaseError, DataError
+from segformer3d.files import write_atomic, write_json
+from segformer3d.tasks import Task
+from segformer3d.volumes import model_size, read_case, resample_image, resample_label, scale_intensity
+
+# Part of every key: raise it when preprocessing changes what it computes.
+PREPARATION_VERSION = 1
+# Voxels of each structure that are remembered, to centre training patches on.
+REMEMBERED_VOXELS = 2000
+DEFAULT_VALIDATION_SHARE = 0.1
+
+_FILES = ("image.npy", "label.npy", "voxels.npy")
+# The settings of a task that decide what preprocessing computes, or refuses.
+_KEY_SETTINGS = ("modalities", "structures", "label_values", "spacing", "intensity", "window")
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """A preprocessed case in the cache. Its arrays are memory-mapped: only what is touched is read.
+
+    Attributes:
+        name: the case's name at the site; it never travels.
+        folder: its cache entry.
+    """
+
+    name: str
+    folder: Path
+
+    def image(self) -> NDArray[np.float32]:
+        """(C, X, Y, Z) float32 on the task's grid, scaled."""
+        return _mapped(self.folder / "image.npy")
+
+    def label(self) -> NDArray[np.int16]:
+        """(X, Y, Z) int16 label values on the task's grid."""
+        return _mapped(self.folder / "label.npy")
+
+    def voxels(self) -> NDArray[np.int32]:
+        """(n, 4): some voxels of every structure that the case has, as (structure number, x, y, z)."""
+        return _mapped(self.folder / "voxels.npy")
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """A case that is not used, and why. Both stay at the site."""
+
+    case: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SiteData:
+    """What a site can train and validate on."""
+
+    train: tuple[PreparedCase, ...]
+    validation: tuple[PreparedCase, ...]
+    set_aside: tuple[SetAside, ...]
+
+    def describe(self) -> str:
+        """For people: "48 used, 2 set aside"."""
+        return f"{len(self.train) + len(self.validation)} used, {len(self.set_aside)} set aside"
+
+
+def prepare(
+    folder: Path,
+    task: Task,
+    cache: Path,
+    *,
+    validation_share: float = DEFAULT_VALIDATION_SHARE,
+    workers: int = 1,
+) -> SiteData:
+    """Prepare every case of a dataset folder.
+
+    Args:
+        folder: a dataset in a layout that `find_cases` knows.
+        task: what is segmented in what.
+        cache: where preprocessed cases are kept.
+        validation_share: share of the cases kept from training, in [0, 1); see `split`.
+        workers: processes that read cases at the same time.
+
+    Raises:
+        DataError: the folder is no dataset, or no usable case is left to train on.
+        StorageError: the cache cannot be written.
+    """
+    files = find_cases(folder)
+    work = partial(_prepare_or_set_aside, task=task, cache=cache)
+    if workers > 1 and len(files) > 1:
+        with ProcessPoolExecutor(min(workers, len(files)), mp_context=get_context("spawn")) as pool:
+            results = list(pool.map(work, files, chunksize=max(1, len(files) // (workers * 8))))
+    else:
+        results = [work(case) for case in files]
+    cases = [result for result in results if isinstance(result, PreparedCase)]
+    set_aside = tuple(result for result in results if isinstance(result, SetAside))
+    if not cases:
+        raise DataError(f"{folder} has no usable case: {_reasons(set_aside)}")
+    train, validation = split(cases, validation_share)
+    return SiteData(train, validation, set_aside)
+
+
+def split(cases: Sequence[PreparedCase], share: float) -> tuple[tuple[PreparedCase, ...], tuple[PreparedCase, ...]]:
+    """Training and validation cases, decided by a hash of each case's name.
+
+    A case keeps its side while others come and go, except that both sides get at least one case as soon as there are
+    two, and that a single case is for training.
+    """
+    ranked = sorted(cases, key=lambda case: name_fraction(case.name))
+    count = sum(1 for case in ranked if name_fraction(case.name) < share)
+    if share > 0 and ranked:
+        count = min(max(count, 1), len(ranked) - 1)
+    return _by_name(ranked[count:]), _by_name(ranked[:count])
+
+
+def _by_name(cases: Iterable[PreparedCase]) -> tuple[PreparedCase, ...]:
+    return tuple(sorted(cases, key=lambda case: case.name))
+
+
+def name_fraction(name: str) -> float:
+    """A case name's fixed place in [0, 1): the first 8 bytes of its SHA-256."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+
+
+def _reasons(set_aside: Iterable[SetAside]) -> str:
+    reasons = [item.reason for item in set_aside]
+    return f"all {len(reasons)} were set aside, the first because {reasons[0]}"
+
+
+def _prepare_or_set_aside(files: CaseFiles, *, task: Task, cache: Path) -> PreparedCase | SetAside:
+    try:
+        return prepare_case(files, task, cache)
+    except CaseError as error:
+        return SetAside(files.name, str(error))
+
+
+def prepare_case(files: CaseFiles, task: Task, cache: Path) -> PreparedCase:
+    """Preprocess one labelled case, or find it in the cache.
+
+    Raises:
+        CaseError: the case is damaged or has no label.
+        StorageError: the cache cannot be written.
+    """
+    if files.label is None:
+        raise CaseError("the case has no label, so nothing can be learnt from it")
+    ticket = cache / "tickets" / f"{_digest(_stamp(files), _settings(task))}.json"
+    entry = cache / "cases" / (_read_ticket(ticket) or "unknown")
+    if not _complete(entry):
+        entry = cache / "cases" / _digest(_contents(files), _settings(task))
+        if not _complete(entry):
+            _fill(entry, files, task)
+        write_json(ticket, {"entry": entry.name})
+    return PreparedCase(files.name, entry)
+
+
+def _fill(entry: Path, files: CaseFiles, task: Task) -> None:
+    volume = read_case(files, task)
+    size = model_size(volume, task)
+    image = resample_image(scale_intensity(volume.image, task), size)
+    assert volume.label is not None, "prepare_case refused cases without a label"
+    label = resample_label(volume.label, size)
+    arrays: tuple[NDArray[Any], ...] = (image, label, _remember(label, task))
+    for name, array in zip(_FILES, arrays, strict=True):
+        write_atomic(entry / name, partial(_save, array=array))
+
+
+def _remember(label: NDArray[np.int16], task: Task) -> NDArray[np.int32]:
+    remembered = []
+    for number, mask in enumerate(task.structure_masks(label)):
+        voxels = np.argwhere(mask)
+        chosen = voxels[:: max(1, len(voxels) // REMEMBERED_VOXELS)]
+        remembered.append(np.insert(chosen, 0, number, axis=1))
+    return np.concatenate(remembered).astype(np.int32)
+
+
+def _save(path: Path, array: NDArray[Any]) -> None:
+    with path.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+
+
+def _complete(entry: Path) -> bool:
+    return all((entry / name).is_file() for name in _FILES)
+
+
+def _read_ticket(ticket: Path) -> str | None:
+    try:
+        return str(json.loads(ticket.read_text(encoding="utf-8"))["entry"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _settings(task: Task) -> str:
+    described = task.to_json()
+    kept = {name: described[name] for name in _KEY_SETTINGS}
+    return json.dumps([PREPARATION_VERSION, kept], sort_keys=True)
+
+
+def _paths(files: CaseFiles) -> tuple[Path, ...]:
+    return files.images if files.label is None else (*files.images, files.label)
+
+
+def _stamp(files: CaseFiles) -> str:
+    """Paths, sizes and times: equal stamps are taken for equal contents."""
+    try:
+        stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in _paths(files)]
+    except OSError:
+        return "missing"
+    return json.dumps(stats)
+
+
+def _contents(files: CaseFiles) -> str:
+    try:
+        return json.dumps([hashlib.sha256(path.read_bytes()).hexdigest() for path in _paths(files)])
+    except OSError as error:
+        raise CaseError(
+            f"a file of the case cannot be read ({error.strerror}); restore it or its permissions"
+        ) from error
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]

@@ -1,0 +1,76 @@
+"""Files that are either whole or absent.
+
+Whatever a run leaves behind is first written under a temporary name in the same folder, synced, and then renamed, so
+that a crash, a full disk or Ctrl-C never leaves half a file under a name that somebody will read.
+"""
+
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from segformer3d.errors import SegfedError
+
+
+class StorageError(SegfedError):
+    """A file could not be written: a full disk, a missing permission, a folder in its place."""
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to write `path` into one line that says what to do.
+
+    Raises:
+        StorageError: the body raised OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise StorageError(
+            f"cannot write {path}: {reason}; free space or choose another folder, then run again "
+            "(nothing half-written was kept)"
+        ) from error
+
+
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
+    """Have `write` fill a temporary file beside `path`, then put it in place in one step.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written; `path` is as it was before.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The whole name stays at the end: some writers, NIfTI's for one, tell the format by it.
+        temporary = path.with_name(f".{uuid.uuid4().hex}.{path.name}")
+        temporary.touch(exist_ok=False)
+        try:
+            write(temporary)
+            _sync(temporary)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all."""
+    write_atomic(path, lambda temporary: temporary.write_bytes(content))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file, whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain JSON with two-space indents, whole or not at all. NaN is not JSON and is refused."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())

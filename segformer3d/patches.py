@@ -1,0 +1,157 @@
+"""Training patches: where they are cut, and how they are varied.
+
+A patch is an affine view of its volume: rotation, scaling, mirroring and position are one sampling grid, so that a
+patch is interpolated once at most, and only the box of the memory-mapped volume that the grid touches is read.
+Everything random comes from the generator that is passed in.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from segformer3d.config import Triple
+from segformer3d.dataset import PreparedCase
+from segformer3d.settings import TrainingSettings
+from segformer3d.tasks import Task
+
+Generator = np.random.Generator
+Vector = NDArray[np.float64]
+Box = tuple[slice, slice, slice]
+
+SPATIAL_SHARE = 0.5  # patches that are rotated and scaled; the others stay on the voxel grid, not interpolated
+ROTATION = 0.2  # radians to either side about each axis
+LOG_SCALE = 0.15  # patches are scaled by exp(±0.15)
+LOG_CONTRAST, BRIGHTNESS, CONTRAST_SHARE = 0.25, 0.25, 0.5
+LOG_GAMMA, GAMMA_SHARE = 0.4, 0.3
+NOISE, NOISE_SHARE = 0.15, 0.15
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One training sample: `image` (C, x, y, z) float32 and `label` (x, y, z) int16 label values."""
+
+    image: Tensor
+    label: Tensor
+
+
+def sample_patch(case: PreparedCase, task: Task, settings: TrainingSettings, generator: Generator) -> Patch:
+    """Cut one random patch of the task's size out of a case.
+
+    Where the patch reaches over the volume's edge, the image goes on with its last voxel and the label is background.
+    """
+    image, label = case.image(), case.label()
+    size = np.array(label.shape)
+    turn = _random_turn(task, settings, generator)
+    centre = _random_centre(case, size, task, settings, generator)
+    box, theta = _sampling(task.patch, turn, centre, size)
+    patch = Patch(_look_up_image(image, box, theta, task.patch), _look_up_label(label, box, theta, task.patch))
+    return Patch(_vary_intensity(patch.image, generator), patch.label) if settings.augment else patch
+
+
+def _random_turn(task: Task, settings: TrainingSettings, generator: Generator) -> NDArray[np.float64]:
+    """The (3, 3) matrix from patch axes to volume axes."""
+    turn = np.eye(3)
+    if not settings.augment:
+        return turn
+    if generator.random() < SPATIAL_SHARE:
+        for axis, angle in enumerate(generator.uniform(-ROTATION, ROTATION, 3)):
+            turn = turn @ _rotation(axis, float(angle))
+        turn = turn * math.exp(generator.uniform(-LOG_SCALE, LOG_SCALE))
+    for axis in task.flip_axes:
+        if generator.random() < 0.5:
+            turn[:, axis] *= -1
+    return turn
+
+
+def _rotation(axis: int, angle: float) -> NDArray[np.float64]:
+    first, second = (other for other in range(3) if other != axis)
+    matrix = np.eye(3)
+    matrix[first, first] = matrix[second, second] = math.cos(angle)
+    matrix[first, second], matrix[second, first] = -math.sin(angle), math.sin(angle)
+    return matrix
+
+
+def _random_centre(
+    case: PreparedCase, size: NDArray[np.int64], task: Task, settings: TrainingSettings, generator: Generator
+) -> Vector:
+    """A centre such that the patch stays inside the volume where it fits, on the voxel grid."""
+    patch = np.array(task.patch)
+    slack = np.maximum(size - patch, 0)
+    corner = np.where(size >= patch, generator.integers(0, slack + 1), (size - patch) // 2)
+    if slack.any() and generator.random() < settings.foreground:
+        voxels = case.voxels()
+        if len(voxels):
+            # A structure first, then one of its voxels: small structures are met as often as large ones.
+            structure = generator.choice(np.unique(voxels[:, 0]))
+            voxel = generator.choice(voxels[voxels[:, 0] == structure])[1:]
+            corner = np.where(size >= patch, np.clip(voxel - patch // 2, 0, slack), corner)
+    centre: Vector = corner + (patch - 1) / 2
+    return centre
+
+
+def _sampling(
+    patch: Triple, turn: NDArray[np.float64], centre: Vector, size: NDArray[np.int64]
+) -> tuple[Box, NDArray[np.float64]]:
+    """The box of the volume that a turned patch touches, and the (3, 4) matrix from patch to box coordinates.
+
+    In the patch, -1 and 1 are the centres of the outermost voxels; in the box, the outer edges of its outermost voxels,
+    so that a box of one slice has an inside and an outside as well. Axes are in order x, y, z.
+    """
+    half = (np.array(patch) - 1) / 2
+    reach = np.abs(turn) @ half
+    low = np.clip(np.floor(centre - reach).astype(int), 0, size - 1)
+    high = np.clip(np.ceil(centre + reach).astype(int), low, size - 1)
+    theta = np.column_stack([turn * half, centre - low + 0.5]) * (2 / (high - low + 1))[:, None]
+    theta[:, 3] -= 1
+    x, y, z = (slice(int(a), int(b) + 1) for a, b in zip(low, high, strict=True))
+    return (x, y, z), theta
+
+
+def _look_up(box_CXYZ: Tensor, theta: NDArray[np.float64], patch: Triple, mode: str, padding: str) -> Tensor:
+    # PyTorch orders coordinates from the last axis to the first.
+    reversed_axes = np.column_stack([theta[::-1, 2::-1], theta[::-1, 3]])
+    matrix = torch.from_numpy(reversed_axes.astype(np.float32))[None]
+    grid = F.affine_grid(matrix, [1, 1, *patch], align_corners=True)
+    return F.grid_sample(box_CXYZ[None], grid, mode=mode, padding_mode=padding, align_corners=False)[0]
+
+
+def _look_up_image(image: NDArray[np.float32], box: Box, theta: NDArray[np.float64], patch: Triple) -> Tensor:
+    return _look_up(torch.from_numpy(np.array(image[:, *box])), theta, patch, "bilinear", "border")
+
+
+def _look_up_label(label: NDArray[np.int16], box: Box, theta: NDArray[np.float64], patch: Triple) -> Tensor:
+    """The nearest voxel's label, background outside the volume."""
+    values = torch.from_numpy(np.array(label[box], dtype=np.float32))[None]
+    return _look_up(values, theta, patch, "nearest", "zeros")[0].to(torch.int16)
+
+
+def _vary_intensity(image: Tensor, generator: Generator) -> Tensor:
+    """Contrast, brightness, gamma and noise, for each channel alone, as scanners and protocols differ."""
+    return torch.stack([_vary_channel(channel, generator) for channel in image])
+
+
+def _vary_channel(channel: Tensor, generator: Generator) -> Tensor:
+    if generator.random() < CONTRAST_SHARE:
+        contrast = math.exp(generator.uniform(-LOG_CONTRAST, LOG_CONTRAST))
+        channel = channel * contrast + generator.uniform(-BRIGHTNESS, BRIGHTNESS)
+    if generator.random() < GAMMA_SHARE:
+        channel = _gamma(channel, math.exp(generator.uniform(-LOG_GAMMA, LOG_GAMMA)))
+    if generator.random() < NOISE_SHARE:
+        noise = generator.standard_normal(channel.shape, dtype=np.float32) * generator.uniform(0, NOISE)
+        channel = channel + torch.from_numpy(noise.astype(np.float32))
+    return channel
+
+
+def _gamma(channel: Tensor, gamma: float) -> Tensor:
+    """A power curve between the channel's extremes that keeps its mean and spread."""
+    values = channel.numpy()  # NumPy's sums, unlike PyTorch's, do not depend on the number of threads of the process
+    low, high = values.min(), values.max()
+    if high <= low:
+        return channel
+    curved = ((values - low) / (high - low)) ** np.float32(gamma)
+    return torch.from_numpy((curved - curved.mean()) / (curved.std() + 1e-6) * values.std() + values.mean())

@@ -1,0 +1,69 @@
+"""Label maps for images: what `segfed predict` does."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from segformer3d.cases import CaseFiles
+from segformer3d.dataset import SetAside
+from segformer3d.errors import CaseError, DataError
+from segformer3d.files import write_atomic
+from segformer3d.inference import masks_to_label, predict_masks
+from segformer3d.model import SegFormer3D
+from segformer3d.tasks import Task
+from segformer3d.volumes import Label, Volume, read_case, write_label
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A label file that was written for a case."""
+
+    case: str
+    path: Path
+
+
+def predict_cases(
+    model: SegFormer3D,
+    task: Task,
+    cases: Sequence[CaseFiles],
+    out: Path,
+    device: torch.device,
+    on_case: Callable[[Prediction | SetAside], None],
+) -> tuple[list[Prediction], list[SetAside]]:
+    """Write `NAME.nii.gz` into `out` for each case, in the image's own space, orientation and spacing.
+
+    A damaged image is set aside with its reason; the others go on.
+
+    Raises:
+        DataError: every case was set aside.
+        StorageError: a label cannot be written.
+    """
+    done: list[Prediction] = []
+    aside: list[SetAside] = []
+    for files in cases:
+        result = _predict_or_set_aside(model, task, files, out, device)
+        (done if isinstance(result, Prediction) else aside).append(result)  # type: ignore[arg-type]
+        on_case(result)
+    if not done:
+        raise DataError(f"no image could be predicted: {aside[0].case}: {aside[0].reason}")
+    return done, aside
+
+
+def predict_label(model: SegFormer3D, task: Task, volume: Volume, device: torch.device) -> Label:
+    """The label map (X, Y, Z) of a volume on its own RAS grid."""
+    return masks_to_label(predict_masks(model, task, volume, device), task)
+
+
+def _predict_or_set_aside(
+    model: SegFormer3D, task: Task, files: CaseFiles, out: Path, device: torch.device
+) -> Prediction | SetAside:
+    try:
+        volume = read_case(CaseFiles(files.name, files.images, None), task)
+    except CaseError as error:
+        return SetAside(files.name, str(error))
+    label = predict_label(model, task, volume, device)
+    path = out / f"{files.name}.nii.gz"
+    write_atomic(path, lambda temporary: write_label(temporary, label, volume))
+    return Prediction(files.name, path)

@@ -1,0 +1,87 @@
+"""The settings of a federation: one frozen, validated, JSON-able value, the coordinator's side of a run."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from segformer3d.errors import ConfigurationError
+from segformer3d.settings import TrainingSettings
+from segformer3d.tasks import Task, task_from_json
+
+_WHOLE = (
+    ("rounds", 1, 100_000),
+    ("local_epochs", 1, 10_000),
+    ("seed", 0, 2**32 - 1),
+    ("minimum_sites", 1, 10_000),
+)
+_SECONDS = ("round_deadline_s", "prepare_deadline_s")
+_LONGEST_S = 30 * 24 * 3600.0
+# What may change when a run is resumed: it decides who takes part and how long one waits, not what is computed.
+_NOT_OF_THE_RUN = ("minimum_sites", *_SECONDS)
+
+
+@dataclass(frozen=True)
+class FederationSettings:
+    """Settings of a federation.
+
+    Attributes:
+        task: what is segmented in what, and the shape of the model.
+        rounds: how often the sites train and their updates are averaged, 1 to 100000.
+        local_epochs: passes over a site's training cases in one round, 1 to 10000.
+        seed: of everything random, 0 to 2**32 - 1.
+        minimum_sites: a round with fewer good replies stops the run, 1 to 10000.
+        round_deadline_s: seconds that a round waits for its sites, above 0, at most 30 days.
+        prepare_deadline_s: seconds that the run waits for the first sites and their data, likewise.
+        training: how a site trains.
+
+    Raises:
+        ConfigurationError: a value breaks its rule.
+    """
+
+    task: Task
+    rounds: int = 20
+    local_epochs: int = 1
+    seed: int = 0
+    minimum_sites: int = 2
+    round_deadline_s: float = 3600.0
+    prepare_deadline_s: float = 3600.0
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.task, Task) or not isinstance(self.training, TrainingSettings):
+            raise ConfigurationError("a federation takes a Task as its task and TrainingSettings as its training")
+        for name, low, high in _WHOLE:
+            value = getattr(self, name)
+            if type(value) is not int or not low <= value <= high:
+                raise ConfigurationError(f"{name} must be a whole number in [{low}, {high}], got {value!r}")
+        for name in _SECONDS:
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0 < value <= _LONGEST_S:
+                raise ConfigurationError(f"{name} must be in (0, {_LONGEST_S:.0f}] seconds, got {value!r}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings as plain JSON values; `from_json` is its inverse."""
+        plain = {item.name: getattr(self, item.name) for item in fields(self)}
+        return plain | {"task": self.task.to_json(), "training": self.training.to_json()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "FederationSettings":
+        """Rebuild settings that `to_json` wrote.
+
+        Raises:
+            ConfigurationError: a name is unknown or missing, or a value breaks its rule.
+        """
+        known = [item.name for item in fields(cls)]
+        for name in sorted(set(values) - set(known)):
+            raise ConfigurationError(f"unknown federation setting {name!r}; known are {', '.join(known)}")
+        if not isinstance(values.get("task"), Mapping) or not isinstance(values.get("training", {}), Mapping):
+            raise ConfigurationError("a federation needs the settings of its task, and those of its training if any")
+        training = TrainingSettings.from_json(values.get("training", {}))
+        return cls(**{**values, "task": task_from_json(values["task"]), "training": training})
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the numbers of a run, as plain JSON values: a resumed run must have the same."""
+        kept = {name: value for name, value in self.to_json().items() if name not in _NOT_OF_THE_RUN}
+        plain: dict[str, Any] = json.loads(json.dumps(kept))
+        return plain

@@ -1,0 +1,137 @@
+"""Messages out, answers in: the one place that talks to Flower's Grid.
+
+Each open message is asked for by itself, so that a reply that cannot even be unpacked is blamed on the site that was
+asked, and takes no other reply with it. What comes for a message that was closed (a round that is over) is never looked
+at.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from flwr.app import Error, Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_object import UnexpectedObjectContentError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from segformer3d.errors import SegfedError
+
+# Between two looks one waits for this share of the time waited so far, within limits: a late look costs no more.
+PAUSE_SHARE, SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.01, 1.0
+# A message outlives its deadline by this, so that Flower does not declare a reply lost before the round is over.
+GRACE_S = 60.0
+# What unpacking a reply raises when its bytes are not what they should be.
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    RecursionError,
+    DecodeError,
+    UnexpectedObjectContentError,
+)
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """Something came, but nothing that can be read."""
+
+    reason: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back for one message.
+
+    Attributes:
+        node: Flower's id of the site that was asked.
+        phase: the message's type.
+        content: the reply's records, an error in their place, or neither.
+        seconds: since the message was sent.
+    """
+
+    node: int
+    phase: str
+    content: RecordDict | Error | Unusable
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Open:
+    node: int
+    phase: str
+    sent: float
+
+
+def pause_after(waited: float) -> float:
+    """Seconds to the next look when one has waited for so many."""
+    return min(max(PAUSE_SHARE * waited, SHORTEST_PAUSE_S), LONGEST_PAUSE_S)
+
+
+class Mailbox:
+    """The messages that are still to be answered."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+        self._open: dict[str, _Open] = {}
+
+    def online(self) -> set[int]:
+        """Flower's ids of the sites that are connected now."""
+        return set(self._grid.get_node_ids())
+
+    def waiting(self, phase: str) -> set[int]:
+        """Whose answer to a message of this type is missing."""
+        return {item.node for item in self._open.values() if item.phase == phase}
+
+    def send(self, phase: str, group: str, nodes: Sequence[int], records: RecordDict, deadline_s: float) -> list[int]:
+        """Send the same content to several sites; returns those that it could not be sent to."""
+        ttl = deadline_s + GRACE_S
+        messages = [Message(records, node, phase, ttl=ttl, group_id=group) for node in nodes]
+        sent = time.monotonic()
+        ids = list(self._grid.push_messages(messages))
+        if len(ids) != len(messages):  # some grids leave failures out instead of returning None in their place
+            ids = [message.metadata.message_id if message.metadata.message_id in ids else "" for message in messages]
+        self._open.update({i: _Open(node, phase, sent) for i, node in zip(ids, nodes, strict=True) if i})
+        return [node for i, node in zip(ids, nodes, strict=True) if not i]
+
+    def answers(self, phase: str, deadline: float) -> Iterator[Answer]:
+        """Answers of every type as they come, until none of this type is missing or the (monotonic) deadline passed."""
+        began = time.monotonic()
+        while self.waiting(phase):
+            yield from self.look(deadline)
+            if time.monotonic() >= deadline:
+                return
+            if self.waiting(phase):
+                time.sleep(min(pause_after(time.monotonic() - began), max(0.0, deadline - time.monotonic())))
+
+    def look(self, deadline: float) -> Iterator[Answer]:
+        """What has come since the last look. Some engines let a site work only while it is looked for: mind the time."""
+        for message_id in list(self._open):
+            yield from self._pull(message_id)
+            if time.monotonic() >= deadline:
+                return
+
+    def close(self, phase: str) -> set[int]:
+        """Wait no longer for answers of this type; returns who owes one."""
+        late = self.waiting(phase)
+        self._open = {i: item for i, item in self._open.items() if item.phase != phase}
+        return late
+
+    def _pull(self, message_id: str) -> list[Answer]:
+        item = self._open[message_id]
+        contents: list[RecordDict | Error | Unusable]
+        try:
+            replies = [
+                m for m in self._grid.pull_messages([message_id]) if m.metadata.reply_to_message_id == message_id
+            ]
+            contents = [reply.error if reply.has_error() else reply.content for reply in replies]
+        except SegfedError:  # the engine itself cannot go on
+            raise
+        except _UNREADABLE as error:
+            contents = [Unusable(f"its reply cannot be unpacked ({type(error).__name__})", "restart the site")]
+        if contents:
+            del self._open[message_id]
+        twice = [Unusable("it answered twice; its first answer counts", "restart the site") for _ in contents[1:]]
+        seconds = time.monotonic() - item.sent
+        return [Answer(item.node, item.phase, content, seconds) for content in [*contents[:1], *twice]]

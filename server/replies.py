@@ -1,0 +1,188 @@
+"""Replies are guests: each is looked over before it may touch the global model.
+
+A reply that breaks a rule is set aside with its site, phase, reason and remedy, and the round goes on with the others.
+What passes is finite, of the model's layout, and of a size that keeps the average finite and sane.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+
+from client.contract import EvaluateReply, PrepareReply, TrainReply
+from client.failures import SAME_VERSION, SEE_LOG
+from client.weights import COUNTER, MEAN, VARIANCE, Weights, check_layout
+from segformer3d.errors import ReplyError
+from segformer3d.training import ValidationReport
+from server.aggregation import update_norm
+
+MOST_COUNT = 10_000_000
+# An update may be this many times as long as the global parameters, and so much longer. AdamW at a sane rate stays
+# below one; more is training that exploded.
+ABSOLUTE_FACTOR, ABSOLUTE_FLOOR = 10.0, 10.0
+# And this many times as long as the median of the other sites' updates, where there are two or more others. A site with
+# a hundred times as many cases takes a hundred times as many steps and is no outlier.
+RELATIVE_FACTOR = 100.0
+MOST_MEAN, MOST_VARIANCE, MOST_BATCHES = 1e6, 1e12, 10**12
+
+_TRAINING_BROKE = f"lower the learning rate, or {SEE_LOG}"
+
+
+class UnfitReplyError(ReplyError):
+    """A reply whose form is right and whose content is not, with the remedy for just that."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(reason)
+        self.remedy = remedy
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """A reply or a site that was not used.
+
+    Attributes:
+        site: its name, or "node N" as long as it has not given one.
+        phase: the message's type: "query" (preparing the data), "train" or "evaluate".
+        reason: what was wrong.
+        remedy: what to do about it.
+    """
+
+    site: str
+    phase: str
+    reason: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.site}: {self.reason}; {self.remedy}"
+
+
+def set_aside(site: str, phase: str, error: ReplyError) -> SetAside:
+    """The record of a reply that a check refused."""
+    return SetAside(site, phase, str(error), getattr(error, "remedy", SAME_VERSION))
+
+
+def check_prepare(reply: PrepareReply, run: str, structures: int) -> None:
+    """Whether a site may take part.
+
+    Raises:
+        ReplyError: a number is out of its range.
+    """
+    _check_who(reply.site, reply.run, 0, (reply.site, run, 0))
+    for name, low in (("train_cases", 1), ("validation_cases", 0), ("set_aside", 0)):
+        _check_count(name, getattr(reply, name), low)
+    if len(reply.balance) != structures or not all(0 <= share <= 1 for share in reply.balance):
+        raise UnfitReplyError(f"its class balance must be {structures} shares in [0, 1]", SEE_LOG)
+
+
+def check_train(reply: TrainReply, ready: PrepareReply, round_number: int, weights: Weights) -> None:
+    """Whether a reply of a round may be aggregated, as far as it can be told from itself.
+
+    Args:
+        reply: what came.
+        ready: what the site said about its data.
+        round_number: the round that was asked for.
+        weights: the global model that was sent.
+
+    Raises:
+        ReplyError: something about it is not as it must be.
+    """
+    _check_who(reply.site, reply.run, reply.round, (ready.site, ready.run, round_number))
+    for name in ("cases", "samples", "steps"):
+        _check_count(name, getattr(reply.training, name), 1)
+    if reply.training.cases != ready.train_cases:
+        raise UnfitReplyError(
+            f"it trained on {reply.training.cases} cases and had prepared {ready.train_cases}",
+            "leave the site's data as it is during a run",
+        )
+    _check_seconds(reply.training.seconds)
+    if not math.isfinite(reply.training.loss):
+        raise UnfitReplyError("its training loss is not finite", _TRAINING_BROKE)
+    _check_validation(reply.validation, ready)
+    check_layout(reply.update, weights)
+    _check_values(reply.update)
+    _check_norm(update_norm(reply.update), weights)
+
+
+def check_evaluate(reply: EvaluateReply, ready: PrepareReply, round_number: int) -> None:
+    """Whether the measurement of the final model makes sense.
+
+    Raises:
+        ReplyError: it does not.
+    """
+    _check_who(reply.site, reply.run, reply.round, (ready.site, ready.run, round_number))
+    _check_validation(reply.validation, ready)
+
+
+def set_aside_outliers(
+    replies: Sequence[TrainReply], phase: str
+) -> tuple[tuple[TrainReply, ...], tuple[SetAside, ...]]:
+    """Replies whose update is not absurdly long beside the others', and the rest. Below three replies all are kept."""
+    norms = {reply.site: update_norm(reply.update) for reply in replies}
+    limits = {site: RELATIVE_FACTOR * _median_of_others(norms, site) for site in norms} if len(norms) >= 3 else {}
+    out = {site for site, limit in limits.items() if limit > 0 and norms[site] > limit}
+    aside = [
+        SetAside(site, phase, f"its update is over {RELATIVE_FACTOR:g} times as long as the others'", _TRAINING_BROKE)
+        for site in sorted(out)
+    ]
+    return tuple(reply for reply in replies if reply.site not in out), tuple(aside)
+
+
+def _median_of_others(norms: Mapping[str, float], site: str) -> float:
+    return median(norm for other, norm in norms.items() if other != site)
+
+
+def _check_who(site: str, run: str, round_number: int, expected: tuple[str, str, int]) -> None:
+    if (run, round_number) != expected[1:]:
+        raise UnfitReplyError("it answers another run or round", "restart the site")
+    if site != expected[0]:
+        raise UnfitReplyError(f"it calls itself {site} now", "give each site one name, and keep it during a run")
+
+
+def _check_count(name: str, value: int, low: int) -> None:
+    if not low <= value <= MOST_COUNT:
+        raise UnfitReplyError(f"its number of {name} must be in [{low}, {MOST_COUNT}]", SEE_LOG)
+
+
+def _check_seconds(value: float) -> None:
+    if not (math.isfinite(value) and value >= 0):
+        raise UnfitReplyError("its seconds must be finite and not negative", SEE_LOG)
+
+
+def _check_validation(report: ValidationReport, ready: PrepareReply) -> None:
+    _check_count("validation cases", report.cases, 0)
+    if report.cases != ready.validation_cases:
+        raise UnfitReplyError(
+            f"it validated on {report.cases} cases and had prepared {ready.validation_cases}",
+            "leave the site's data as it is during a run",
+        )
+    _check_seconds(report.seconds)
+    if report.cases and not math.isfinite(report.loss):
+        raise UnfitReplyError("its validation loss is not finite", SEE_LOG)
+    structures = len(ready.balance)
+    if len(report.dice) != structures or not all(math.isnan(d) or 0 <= d <= 1 for d in report.dice):
+        raise UnfitReplyError(f"its Dice must be {structures} values in [0, 1], or NaN where absent", SEE_LOG)
+
+
+def _check_values(update: Weights) -> None:
+    """Finite everywhere, and batch norm buffers in ranges that float32 can pool."""
+    for name, value in update.items():
+        if not np.isfinite(value).all():
+            raise UnfitReplyError(f"the array {name} holds values that are not finite", _TRAINING_BROKE)
+        for suffix, low, high in _BUFFER_RANGES:
+            if name.endswith(suffix) and not ((value >= low) & (value <= high)).all():
+                raise UnfitReplyError(f"the buffer {name} must be in [{low:g}, {high:g}]", _TRAINING_BROKE)
+
+
+_BUFFER_RANGES: tuple[tuple[str, float, float], ...] = (
+    (MEAN, -MOST_MEAN, MOST_MEAN),
+    (VARIANCE, 0.0, MOST_VARIANCE),
+    (COUNTER, 0, MOST_BATCHES),
+)
+
+
+def _check_norm(norm: float, weights: Weights) -> None:
+    limit = ABSOLUTE_FACTOR * update_norm(weights) + ABSOLUTE_FLOOR
+    if norm > limit:
+        raise UnfitReplyError(f"its update has norm {norm:.3g}, above the limit of {limit:.3g}", _TRAINING_BROKE)

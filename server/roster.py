@@ -1,0 +1,142 @@
+"""Who takes part: sites that are connected and have said that their data is ready.
+
+Every site that connects is asked once to prepare its data, at the start of the run or in the middle of it (a site that
+was restarted comes back as a new node). One that could not is asked again at the next round. A round is never held up
+by a newcomer that is still preparing.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flwr.app import Error, RecordDict
+
+from client.contract import PREPARE, PrepareReply, PrepareRequest
+from client.failures import read_error
+from segformer3d.errors import FederationError, ReplyError
+from server.mailbox import Answer, Mailbox, Unusable, pause_after
+from server.replies import SetAside, check_prepare, set_aside
+
+
+@dataclass(frozen=True)
+class Member:
+    """A site that can take part: Flower's id of its node, and what it said about its data."""
+
+    node: int
+    ready: PrepareReply
+
+    @property
+    def site(self) -> str:
+        """Its name."""
+        return self.ready.site
+
+
+class Roster:
+    """The sites of a run.
+
+    Args:
+        mailbox: how to reach them.
+        request: what they are asked when they come.
+        minimum: how many it takes.
+        deadline_s: how long a site may prepare, and how long `gather` waits for enough sites.
+        report: told of every site that cannot take part.
+    """
+
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        request: PrepareRequest,
+        minimum: int,
+        deadline_s: float,
+        report: Callable[[SetAside], None],
+    ) -> None:
+        self._mailbox = mailbox
+        self._request = request
+        self._minimum = minimum
+        self._deadline_s = deadline_s
+        self._report = report
+        self._members: dict[int, Member] = {}
+        self._failed: dict[int, SetAside] = {}
+
+    def gather(self, *, settle: bool) -> tuple[Member, ...]:
+        """The connected sites that are ready, by name, once there are enough of them.
+
+        With `settle`, everyone who is connected gets to answer first.
+
+        Raises:
+            FederationError: too few sites came in time, or all came and too few can take part.
+        """
+        began = time.monotonic()
+        deadline = began + self._deadline_s
+        self._failed.clear()
+        while True:
+            online = self._mailbox.online()
+            self._invite(online)
+            for answer in self._mailbox.look(deadline):
+                self.take(answer)
+            ready, asked = self._ready(online), self._mailbox.waiting(PREPARE) & online
+            if len(ready) >= self._minimum and not (settle and asked):
+                return ready
+            hopeless = not asked and len(online) >= self._minimum
+            if hopeless or time.monotonic() >= deadline:
+                return self._enough(ready, online)
+            time.sleep(pause_after(time.monotonic() - began))
+
+    def online(self) -> tuple[Member, ...]:
+        """The sites that are ready and connected now, by name."""
+        return self._ready(self._mailbox.online())
+
+    def take(self, answer: Answer) -> None:
+        """Enter a site that answers that its data is ready, or report why it cannot take part."""
+        outcome = self._read(answer)
+        if isinstance(outcome, SetAside):
+            self._failed[answer.node] = outcome
+            self._report(outcome)
+        else:
+            self._members[answer.node] = outcome
+
+    def _invite(self, online: set[int]) -> None:
+        known = set(self._members) | set(self._failed) | self._mailbox.waiting(PREPARE)
+        newcomers = sorted(online - known)
+        if newcomers:
+            records = self._request.encode()
+            for node in self._mailbox.send(PREPARE, "0", newcomers, records, self._deadline_s):
+                self._failed[node] = SetAside(f"node {node}", PREPARE, "it could not be asked", "restart the site")
+                self._report(self._failed[node])
+
+    def _ready(self, online: set[int]) -> tuple[Member, ...]:
+        return tuple(sorted((m for node, m in self._members.items() if node in online), key=lambda m: m.site))
+
+    def _enough(self, ready: tuple[Member, ...], online: set[int]) -> tuple[Member, ...]:
+        if len(ready) >= self._minimum:
+            return ready
+        failures = "; ".join(f"{failed.site}: {failed.reason}" for failed in self._failed.values())
+        raise FederationError(
+            f"{len(ready)} of at least {self._minimum} sites can take part, with {len(online)} connected"
+            f"{f' ({failures})' if failures else ''}; connect or repair sites, then start or resume the run"
+        )
+
+    def _read(self, answer: Answer) -> Member | SetAside:
+        known = self._members.get(answer.node)
+        name = known.site if known else f"node {answer.node}"
+        content = answer.content
+        if isinstance(content, Unusable):
+            return SetAside(name, PREPARE, content.reason, content.remedy)
+        if isinstance(content, Error):
+            failure = read_error(content, name, PREPARE)
+            return SetAside(failure.site, PREPARE, failure.reason, failure.remedy)
+        return self._admit(answer.node, name, content)
+
+    def _admit(self, node: int, name: str, content: RecordDict) -> Member | SetAside:
+        try:
+            reply = PrepareReply.decode(content)
+            name = reply.site
+            check_prepare(reply, self._request.run, len(self._request.task.structures))
+        except ReplyError as error:
+            return set_aside(name, PREPARE, error)
+        namesakes = [other for other, member in self._members.items() if member.site == name and other != node]
+        if set(namesakes) & self._mailbox.online():
+            return SetAside(name, PREPARE, f"another site is called {name} too", "give each site a name of its own")
+        for gone in namesakes:  # the same site, restarted
+            del self._members[gone]
+        return Member(node, reply)

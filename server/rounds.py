@@ -1,0 +1,222 @@
+"""A run: gather the sites, round after round, measure the final model. It never waits for ever, and can be resumed.
+
+In a round every ready site gets one message and answers once; the round closes when all have answered or its deadline
+is past. What is wrong with an answer concerns its site alone. After each round everything is on disk before the next
+begins.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from flwr.serverapp import Grid
+
+from client.contract import EVALUATE, TRAIN, EvaluateReply, EvaluateRequest, PrepareRequest, TrainReply, TrainRequest
+from client.weights import Weights, load_weights
+from segformer3d import checkpoint
+from segformer3d.errors import FederationError
+from segformer3d.files import write_json
+from segformer3d.model import build
+from segformer3d.training import ValidationReport
+from server.aggregation import Diagnostics, apply, init
+from server.exchange import Exchange, Question, Received, read_evaluate, read_train
+from server.federation import FederationSettings
+from server.mailbox import Mailbox
+from server.records import (
+    OnEvent,
+    RoundFinished,
+    RoundRecord,
+    RoundStarted,
+    RunFinished,
+    RunRecord,
+    Score,
+    SiteRecord,
+    SiteSetAside,
+    SitesReady,
+    append_round,
+    begin_rounds,
+    plain,
+    score,
+)
+from server.replies import SetAside, set_aside_outliers
+from server.roster import Roster
+from server.state import Best, ServerState, check_resumable, newest_state, read_state, write_state
+
+BEST_FILE, LAST_FILE, RESULT_FILE = "best.safetensors", "last.safetensors", "result.json"
+
+
+class Federation:
+    """One run of a federation over a Grid.
+
+    Args:
+        grid: Flower's way to the sites.
+        settings: of the federation.
+        folder: the run folder: states, `rounds.jsonl`, the best and the last model, `result.json`.
+        state: where to begin: `server.state.begin(...)`, or one that was read to resume.
+        on_event: told what happens, as it happens.
+    """
+
+    def __init__(
+        self, grid: Grid, settings: FederationSettings, folder: Path, state: ServerState, on_event: OnEvent
+    ) -> None:
+        self._settings = settings
+        self._folder = folder
+        self._state = state
+        self._emit = on_event
+        self._set_aside: list[SetAside] = []
+        mailbox = Mailbox(grid)
+        request = PrepareRequest(state.run, settings.task)
+        self._roster = Roster(mailbox, request, settings.minimum_sites, settings.prepare_deadline_s, self._put_aside)
+        self._exchange = Exchange(mailbox, self._roster, self._put_aside, on_event)
+
+    def run(self) -> RunRecord:
+        """The whole run, from the state it was given to the final model's score.
+
+        Raises:
+            FederationError: too few sites answer; the state of the last complete round is on disk.
+            CheckpointError: the state does not belong to these settings or this folder.
+            StorageError: the run folder cannot be written.
+        """
+        self._take_folder()
+        members = self._roster.gather(settle=True)
+        self._emit(SitesReady(tuple(member.ready for member in members)))
+        while self._state.round < self._settings.rounds:
+            self._play_round()
+        return self._finish()
+
+    def _take_folder(self) -> None:
+        check_resumable(self._state, self._settings)
+        newest = newest_state(self._folder)
+        if newest is None:
+            write_state(self._folder, self._state)
+        else:
+            found = read_state(newest)
+            if (found.run, found.round) != (self._state.run, self._state.round):
+                there = f"{self._folder} holds run {found.run} after round {found.round}"
+                raise FederationError(f"{there}; resume it, or choose another folder")
+        begin_rounds(self._folder, self._state.history)
+
+    def _play_round(self) -> None:
+        began = time.perf_counter()
+        members = self._roster.gather(settle=False)
+        number = self._state.round + 1
+        self._emit(RoundStarted(number, self._settings.rounds, tuple(member.site for member in members)))
+        received = self._exchange.ask(self._train_question(number), members)
+        kept = self._keep(number, received)
+        averaging = time.perf_counter()
+        averaged, diagnostics = apply(init(self._state.weights), [item.reply for item in kept])
+        seconds = time.perf_counter() - averaging
+        measured = self._measured({item.reply.site: item.reply.validation for item in kept})
+        record = RoundRecord(
+            round=number,
+            seconds=time.perf_counter() - began,
+            aggregation_seconds=seconds,
+            step_norm=diagnostics.step_norm,
+            agreement=diagnostics.agreement,
+            measured=measured,
+            sites=tuple(_site_record(item, diagnostics) for item in kept),
+            set_aside=tuple(self._set_aside),
+        )
+        self._complete(record, averaged.weights, self._keep_best(measured))
+
+    def _keep(self, number: int, received: list[Received[TrainReply]]) -> list[Received[TrainReply]]:
+        """Without outliers, and enough of them."""
+        kept, outliers = set_aside_outliers([item.reply for item in received], TRAIN)
+        for outlier in outliers:
+            self._put_aside(outlier)
+        if len(kept) < self._settings.minimum_sites:
+            why = "; ".join(f"{item.site}: {item.reason}" for item in self._set_aside)
+            raise FederationError(
+                f"round {number} got {len(kept)} good replies of at least {self._settings.minimum_sites} ({why}); "
+                f"the state after round {self._state.round} is kept: repair the sites and resume the run"
+            )
+        sites = {reply.site for reply in kept}
+        return [item for item in received if item.reply.site in sites]
+
+    def _complete(self, record: RoundRecord, weights: Weights, best: Best | None) -> None:
+        """The state first: `rounds.jsonl` can be written again from it."""
+        history = (*self._state.history, plain(record))
+        self._state = replace(self._state, round=record.round, weights=weights, best=best, history=history)
+        write_state(self._folder, self._state)
+        append_round(self._folder, history[-1])
+        self._set_aside.clear()
+        self._emit(RoundFinished(record))
+
+    def _finish(self) -> RunRecord:
+        """Save the final model, have it measured by whoever is still there, and close the books."""
+        self._save_model(LAST_FILE, None)
+        received = self._exchange.ask(self._evaluate_question(), self._roster.online())
+        reports = {item.reply.site: item.reply.validation for item in received}
+        final = self._measured(reports)
+        best = self._keep_best(final)
+        record = RunRecord(self._state.run, self._state.round, final, best, reports, tuple(self._set_aside))
+        write_json(self._folder / RESULT_FILE, plain(record))
+        self._emit(RunFinished(record))
+        return record
+
+    def _train_question(self, number: int) -> Question[TrainReply]:
+        settings, state = self._settings, self._state
+        request = TrainRequest(
+            state.run,
+            number,
+            settings.rounds,
+            settings.local_epochs,
+            settings.seed,
+            settings.task,
+            settings.training,
+            state.weights,
+        )
+        read = partial(read_train, round_number=number, weights=state.weights)
+        return Question(TRAIN, number, request.encode(), settings.round_deadline_s, read)
+
+    def _evaluate_question(self) -> Question[EvaluateReply]:
+        settings, state = self._settings, self._state
+        request = EvaluateRequest(state.run, state.round, settings.task, state.weights)
+        read = partial(read_evaluate, round_number=state.round)
+        return Question(EVALUATE, state.round, request.encode(), settings.round_deadline_s, read)
+
+    def _measured(self, reports: Mapping[str, ValidationReport]) -> Score:
+        """What sites measured belongs to the model they were sent: that of the state, before this round's averaging."""
+        return score(self._state.round, reports, len(self._settings.task.structures))
+
+    def _keep_best(self, measured: Score) -> Best | None:
+        """Save the state's model if it scored better than any before it."""
+        best = self._state.best
+        if math.isnan(measured.mean_dice) or (best is not None and measured.mean_dice <= best.dice):
+            return best
+        self._save_model(BEST_FILE, measured.mean_dice)
+        return Best(measured.round, measured.mean_dice)
+
+    def _save_model(self, name: str, dice: float | None) -> None:
+        model = build(self._settings.task.model)
+        load_weights(model, self._state.weights)
+        notes = {"run": self._state.run, "round": self._state.round, "validation_dice": dice}
+        checkpoint.save(self._folder / name, model, self._settings.task, notes)
+
+    def _put_aside(self, what: SetAside) -> None:
+        self._set_aside.append(what)
+        self._emit(SiteSetAside(self._state.round + 1, what))
+
+
+def _site_record(item: Received[TrainReply], diagnostics: Diagnostics) -> SiteRecord:
+    reply, training, validation = item.reply, item.reply.training, item.reply.validation
+    return SiteRecord(
+        site=reply.site,
+        cases=training.cases,
+        samples=training.samples,
+        steps=training.steps,
+        loss=training.loss,
+        share=diagnostics.shares[reply.site],
+        update_norm=diagnostics.update_norms[reply.site],
+        validation_cases=validation.cases,
+        dice=validation.dice,
+        validation_loss=validation.loss,
+        training_seconds=training.seconds,
+        validation_seconds=validation.seconds,
+        seconds=item.seconds,
+        bytes_down=item.bytes_down,
+        bytes_up=item.bytes_up,
+    )

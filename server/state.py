@@ -1,0 +1,174 @@
+"""The server's state: one value, all that resuming a run needs, in one safetensors file a round.
+
+`state-0007.safetensors` holds the global weights after round 7 and, as JSON in its metadata, everything else. It is put
+in place in one step, and the newest two are kept, so a crash, a full disk or Ctrl-C at any moment costs at most the
+round that was under way.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from client.contract import RUN
+from client.weights import Weights, check_layout, weights_of
+from segformer3d.errors import CheckpointError, ConfigurationError, ReplyError
+from segformer3d.files import storage_errors, write_atomic
+from segformer3d.model import build
+from server.federation import FederationSettings
+
+FORMAT = "segfed-state-1"
+KEPT = 2
+_NAME = re.compile(r"state-(\d{4,})\.safetensors")
+_FIELDS: Mapping[str, type] = {"run": str, "round": int, "fingerprint": dict, "history": list}
+
+
+@dataclass(frozen=True)
+class Best:
+    """The round whose model scored best so far, and its mean Dice."""
+
+    round: int
+    dice: float
+
+
+@dataclass(frozen=True, eq=False)
+class ServerState:
+    """A run between two rounds.
+
+    Attributes:
+        run: the run's id; sites keep their optimizer states under it.
+        round: rounds that are complete, from 0.
+        weights: the global model.
+        fingerprint: `FederationSettings.fingerprint()` of the run.
+        best: the best model so far, once one was measured.
+        history: the rounds' records as JSON values.
+    """
+
+    run: str
+    round: int
+    weights: Weights
+    fingerprint: Mapping[str, Any]
+    best: Best | None = None
+    history: tuple[Mapping[str, Any], ...] = ()
+
+
+def begin(run: str, settings: FederationSettings, weights: Weights) -> ServerState:
+    """The state of a run before its first round.
+
+    Raises:
+        ConfigurationError: the run's id is not 1 to 64 letters, digits, - and _.
+        CheckpointError: the weights are not those of the task's model.
+    """
+    if not RUN.fullmatch(run):
+        raise ConfigurationError(f"a run's id takes 1 to 64 letters, digits, - and _, got {run!r}")
+    _check_architecture(weights, settings, "the initial model")
+    return ServerState(run, 0, weights, settings.fingerprint())
+
+
+def state_path(folder: Path, round_number: int) -> Path:
+    """Where the state after this round belongs."""
+    return folder / f"state-{round_number:04d}.safetensors"
+
+
+def write_state(folder: Path, state: ServerState) -> Path:
+    """Write a state, whole or not at all, and keep the newest two.
+
+    Raises:
+        StorageError: it cannot be written; the older states are untouched.
+    """
+    path = state_path(folder, state.round)
+    described = {name: getattr(state, name) for name in _FIELDS}
+    best = [state.best.round, state.best.dice] if state.best else None
+    metadata = {"format": FORMAT, "state": json.dumps({**described, "best": best}, allow_nan=False)}
+    tensors = {name: np.asarray(value, order="C") for name, value in state.weights.items()}
+    write_atomic(path, lambda temporary: save_file(tensors, temporary, metadata))
+    for old in sorted(_states(folder), key=_round_of)[:-KEPT]:
+        with storage_errors(old):
+            old.unlink(missing_ok=True)
+    return path
+
+
+def newest_state(folder: Path) -> Path | None:
+    """The file of the newest state in a run folder, or None when there is none."""
+    return max(_states(folder), key=_round_of, default=None)
+
+
+def read_state(path: Path) -> ServerState:
+    """Read a state strictly.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, foreign, or says what cannot be.
+    """
+    weights, metadata = _read(path)
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is no server state of segfed; point to the run folder that a run has written")
+    try:
+        values = json.loads(metadata["state"])
+        best = None if values["best"] is None else Best(*values.pop("best"))
+        fields = {name: values[name] for name in _FIELDS}
+    except (KeyError, ValueError, TypeError) as error:
+        raise _unreadable(path, "its description is incomplete") from error
+    if any(type(fields[name]) is not kind for name, kind in _FIELDS.items()) or fields["round"] < 0:
+        raise _unreadable(path, "its description is not what segfed writes")
+    if not all(np.isfinite(value).all() for value in weights.values()):
+        raise _unreadable(path, "its weights are not finite")
+    return ServerState(**{**fields, "history": tuple(fields["history"])}, weights=weights, best=best)
+
+
+def check_resumable(state: ServerState, settings: FederationSettings) -> None:
+    """Whether a run may go on with these settings.
+
+    Raises:
+        CheckpointError: the state belongs to other settings or another architecture; the text names what differs.
+    """
+    differences = _differences(state.fingerprint, settings.fingerprint())
+    if differences:
+        raise CheckpointError(
+            f"the run {state.run} was begun with other settings: {differences[0]}; "
+            "resume it with its own, or begin a new run in another folder"
+        )
+    _check_architecture(state.weights, settings, f"the state of run {state.run}")
+
+
+def _check_architecture(weights: Weights, settings: FederationSettings, what: str) -> None:
+    try:
+        check_layout(weights, weights_of(build(settings.task.model)))
+    except ReplyError as error:
+        raise CheckpointError(f"{what} is of another architecture than task {settings.task.name}: {error}") from error
+
+
+def _read(path: Path) -> tuple[Weights, dict[str, str]]:
+    if not path.is_file():
+        raise CheckpointError(f"there is no server state {path}")
+    try:
+        with safe_open(path, "np") as stored:
+            return {name: stored.get_tensor(name) for name in stored.keys()}, dict(stored.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, str(error)) from error
+
+
+def _unreadable(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(f"{path} is damaged ({reason}); remove it, and the run resumes from the round before")
+
+
+def _differences(then: Any, now: Any, name: str = "") -> list[str]:
+    """Where two JSON values differ, as "training.learning_rate was 0.001 and is 0.01"."""
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        keys = sorted(set(then) | set(now))
+        return [line for key in keys for line in _differences(then.get(key), now.get(key), f"{name}.{key}".lstrip("."))]
+    return [] if then == now else [f"{name} was {json.dumps(then)} and is {json.dumps(now)}"]
+
+
+def _states(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("state-*.safetensors") if _NAME.fullmatch(path.name)]
+
+
+def _round_of(path: Path) -> int:
+    match = _NAME.fullmatch(path.name)
+    return int(match.group(1)) if match else -1

@@ -1,0 +1,216 @@
+"""One dataset divided over simulated hospitals: site folders on disk that link to the files of the original.
+
+Three partitions, each a pure function of the case names (and intensities) and the seed:
+
+- `iid`: the shuffled cases in parts of equal size, give or take one.
+- `quantity`: the shuffled cases in parts of unequal size. Every site first gets min(4, cases // sites) cases; the rest
+  is shared geometrically, the first site's share being 8 times the last one's (rounded by largest remainder).
+- `intensity`: the cases sorted by the scale of their raw intensities and cut into parts of equal size, give or take
+  one, as if every site had a scanner of its own. Only this one opens images.
+
+First of all the cases with the lowest SHA-256 of their name are held out: they are the same whatever the partition, the
+number of sites and the seed. What it promises: every case lands in exactly one place, no site is empty, and the order
+in which cases are listed changes nothing. Damaged cases are dealt like others; the gate of the site's data sets them
+aside.
+"""
+
+import hashlib
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError, HeaderTypeError
+
+from segformer3d.cases import CaseFiles, find_cases
+from segformer3d.errors import ConfigurationError
+from segformer3d.tasks import read_description
+from simulations.site_folders import FederationFolders, federation_folders, link_file, write_description
+
+PARTITIONS = ("iid", "quantity", "intensity")
+HELD_OUT_SHARE = 0.2
+MINIMUM_CASES = 4
+LARGEST_TO_SMALLEST_SHARE = 8.0
+
+Names = tuple[str, ...]
+# What nibabel, gzip and NumPy raise on a file that is missing, cut off, overwritten, or that declares absurd sizes.
+_UNREADABLE = (
+    ImageFileError,
+    HeaderDataError,
+    HeaderTypeError,
+    OSError,
+    EOFError,
+    zlib.error,
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    MemoryError,
+)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which case is where: one tuple of names per site, and the held-out names; each sorted."""
+
+    sites: tuple[Names, ...]
+    held_out: Names
+
+
+def split_cases(
+    names: Sequence[str],
+    intensities: Mapping[str, float | None],
+    sites: int,
+    seed: int,
+    partition: str,
+    held_out: float = HELD_OUT_SHARE,
+) -> Split:
+    """Divide distinct case names over `sites` sites and the held-out set; a pure function.
+
+    Args:
+        names: the cases, in any order.
+        intensities: what "intensity" sorts by; a case that is missing, None or not finite goes to the last site.
+        sites: how many sites.
+        seed: whole number of 0 or more that shuffles the cases of "iid" and "quantity".
+        partition: a name of `PARTITIONS`.
+        held_out: share of the cases to hold out, in (0, 1); at least one case is.
+
+    Raises:
+        ConfigurationError: a value breaks its rule, or fewer cases are left than there are sites.
+    """
+    check_partition(partition)
+    if sites < 1:
+        raise ConfigurationError(f"a federation needs at least 1 site, got {sites}")
+    if seed < 0:
+        raise ConfigurationError(f"the seed of a partition must be 0 or more, got {seed}")
+    outside = held_out_cases(names, held_out)
+    inside = sorted(set(names) - set(outside))
+    if len(inside) < sites:
+        raise ConfigurationError(
+            f"{len(names)} cases, {len(outside)} of them held out, leave {len(inside)} for {sites} sites, and every "
+            f"site needs one; ask for fewer sites or add cases"
+        )
+    order = _by_intensity(inside, intensities) if partition == "intensity" else _shuffled(inside, seed)
+    sizes = quantity_sizes(len(inside), sites) if partition == "quantity" else _equal_sizes(len(inside), sites)
+    ends = np.cumsum(sizes)
+    parts = [order[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+    return Split(tuple(tuple(sorted(part)) for part in parts), outside)
+
+
+def held_out_cases(names: Sequence[str], share: float = HELD_OUT_SHARE) -> Names:
+    """The share of the cases, at least one, whose names have the lowest SHA-256; sorted by name.
+
+    Raises:
+        ConfigurationError: the share is not in (0, 1).
+    """
+    if not 0 < share < 1:
+        raise ConfigurationError(f"the held-out share must be between 0 and 1, both excluded, got {share}")
+    count = max(1, math.floor(share * len(names) + 0.5))
+    return tuple(sorted(sorted(names, key=_hash)[:count]))
+
+
+def check_partition(partition: str) -> None:
+    """See that there is a partition of this name.
+
+    Raises:
+        ConfigurationError: there is none; the text lists those there are.
+    """
+    if partition not in PARTITIONS:
+        raise ConfigurationError(f"there is no partition {partition!r}; known are {', '.join(PARTITIONS)}")
+
+
+def write_partition(
+    source: Path, folder: Path, partition: str, sites: int, seed: int, held_out: float = HELD_OUT_SHARE
+) -> FederationFolders:
+    """Divide the dataset in `source` and write `site-1`, ..., `held-out` under `folder` in the layout of the source.
+
+    Files are linked to, not copied, where the file system allows it, and keep their names.
+
+    Raises:
+        ConfigurationError: a value breaks its rule, or there are fewer cases than sites.
+        DataError: the source is no dataset folder, or one of the folders to write is not empty.
+    """
+    check_partition(partition)
+    cases = {case.name: case for case in find_cases(source)}
+    outside = set(held_out_cases(tuple(cases), held_out))
+    read = [case for case in cases.values() if partition == "intensity" and case.name not in outside]
+    intensities = {case.name: raw_intensity(case) for case in read}
+    split = split_cases(tuple(cases), intensities, sites, seed, partition, held_out)
+    folders = federation_folders(folder, sites)
+    described = read_description(source / "dataset.json") if (source / "dataset.json").is_file() else None
+    for place, names in zip((*folders.sites, folders.held_out), (*split.sites, split.held_out), strict=True):
+        _write_site(place, source, [cases[name] for name in names], described)
+    return folders
+
+
+def raw_intensity(files: CaseFiles) -> float | None:
+    """The scale of a raw image: the logarithm of the 99th percentile of the positive voxels of its first contrast.
+
+    None where that cannot be told, because the file is damaged or holds no positive value.
+    """
+    try:
+        with np.errstate(all="ignore"):
+            values = _first_contrast(files.images[0])
+            positive = values[np.isfinite(values) & (values > 0)]
+            return float(np.log(np.percentile(positive, 99))) if positive.size else None
+    except _UNREADABLE:
+        return None
+
+
+def _first_contrast(path: Path) -> np.ndarray[Any, Any]:
+    image: Any = nib.load(path)
+    return np.asarray(image.dataobj[..., 0] if len(image.shape) == 4 else image.dataobj)
+
+
+def _shuffled(names: Sequence[str], seed: int) -> list[str]:
+    return [names[index] for index in np.random.default_rng(seed).permutation(len(names))]
+
+
+def _by_intensity(names: Sequence[str], intensities: Mapping[str, float | None]) -> list[str]:
+    def scale(name: str) -> tuple[float, str]:
+        value = intensities.get(name)
+        return (value if value is not None and math.isfinite(value) else math.inf), name
+
+    return sorted(names, key=scale)
+
+
+def _equal_sizes(cases: int, sites: int) -> list[int]:
+    return [cases // sites + (index < cases % sites) for index in range(sites)]
+
+
+def quantity_sizes(cases: int, sites: int) -> list[int]:
+    """Cases of each site in the "quantity" partition, largest first; `cases` must be at least `sites`."""
+    minimum = min(MINIMUM_CASES, cases // sites)
+    weights = LARGEST_TO_SMALLEST_SHARE ** -np.linspace(0, 1, sites)
+    exact = (cases - minimum * sites) * weights / weights.sum()
+    extra = np.floor(exact + 1e-9).astype(int)
+    remainder = cases - minimum * sites - int(extra.sum())
+    extra[np.argsort(extra - exact, kind="stable")[:remainder]] += 1
+    return [int(count) + minimum for count in extra]
+
+
+def _hash(name: str) -> tuple[bytes, str]:
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest(), name
+
+
+def _write_site(folder: Path, source: Path, cases: Sequence[CaseFiles], described: Mapping[str, Any] | None) -> None:
+    entries = []
+    for case in cases:
+        images = [_link(folder, source, path) for path in case.images]
+        entry: dict[str, Any] = {"image": images[0] if len(images) == 1 else images}
+        entries.append(entry if case.label is None else entry | {"label": _link(folder, source, case.label)})
+    if described is not None:
+        write_description(folder, dict(described), entries)
+
+
+def _link(folder: Path, source: Path, path: Path) -> str:
+    """Link a file of the dataset at its place in the site folder, and say where, as `dataset.json` does."""
+    if not path.is_relative_to(source) or ".." in path.relative_to(source).parts:
+        return str(path.resolve())  # it lies outside the dataset, and can stay there
+    place = path.relative_to(source)
+    link_file(path, folder / place)
+    return f"./{place.as_posix()}"

@@ -1,0 +1,140 @@
+"""The settings of a simulated federation: one frozen, validated, JSON-able value; its defaults are the recommended run."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from segformer3d.errors import ConfigurationError
+from segformer3d.settings import TrainingSettings
+from segformer3d.tasks import Task, adjust, choose_task
+from simulations.partitions import PARTITIONS
+
+ENGINES = ("local", "ray")
+
+
+@dataclass(frozen=True)
+class SimulationSettings:
+    """What `segfed simulate` is asked to do. Every field is an option of the command and a key of its TOML file.
+
+    Attributes:
+        data: a dataset folder to be split into sites; None writes synthetic hospitals.
+        task: the task's name; None takes it from the dataset.
+        sites: hospitals, 1 to 1000.
+        rounds: rounds of federated averaging.
+        local_epochs: passes over a site's training cases in a round.
+        partition: how cases are dealt to sites: "iid", "quantity" (unequal sizes) or "intensity" (by raw scale).
+        engine: "local" (worker processes of this machine) or "ray" (Flower's simulation engine).
+        seed: of everything random.
+        held_out: share of the cases that no site gets, in (0, 1); the final model is measured on them.
+        minimum_sites: a round needs this many good replies; None asks for more than half of the sites.
+        round_deadline: seconds after which a round closes with the replies that are there.
+        parallel: sites that compute at the same time; None takes the cores of this machine.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        compare: also train every site alone and all data pooled, with the same budget of samples.
+        training: settings of local training.
+        model: changes to the task's model, by the names of `ModelConfig`.
+        grid: changes to the task itself (`patch`, `spacing`, `intensity`, `flip_axes`).
+
+    Raises:
+        ConfigurationError: a value breaks its rule.
+    """
+
+    data: Path | None = None
+    task: str | None = None
+    sites: int = 4
+    rounds: int = 30
+    local_epochs: int = 1
+    partition: str = "iid"
+    engine: str = "local"
+    seed: int = 0
+    held_out: float = 0.2
+    minimum_sites: int | None = None
+    round_deadline: float = 3600.0
+    parallel: int | None = None
+    device: str = "auto"
+    compare: bool = False
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    model: Mapping[str, Any] = field(default_factory=dict)
+    grid: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, low, high in _WHOLE:
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or not low <= value <= high):
+                raise ConfigurationError(f"{option(name)} must be a whole number in [{low}, {high}], got {value!r}")
+        for name, known in (("partition", tuple(PARTITIONS)), ("engine", ENGINES)):
+            if getattr(self, name) not in known:
+                raise ConfigurationError(f"{option(name)} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if type(self.held_out) not in (int, float) or not 0 < self.held_out < 1:
+            raise ConfigurationError(f"--held-out must be in (0, 1), got {self.held_out!r}")
+        if type(self.round_deadline) not in (int, float) or not 1 <= self.round_deadline <= 30 * 86400:
+            raise ConfigurationError(f"--round-deadline must be 1 second to 30 days, got {self.round_deadline!r}")
+        if self.minimum_sites is not None and self.minimum_sites > self.sites:
+            raise ConfigurationError(f"--minimum-sites ({self.minimum_sites}) cannot be more than --sites ({self.sites})")
+
+    @property
+    def needed_sites(self) -> int:
+        """How many good replies a round needs."""
+        return self.minimum_sites if self.minimum_sites is not None else self.sites // 2 + 1
+
+    @property
+    def at_once(self) -> int:
+        """How many sites compute at the same time."""
+        return min(self.sites, self.parallel if self.parallel is not None else cores())
+
+    def resolve_task(self) -> Task:
+        """The task, with the changes of `model` and `grid`.
+
+        Raises:
+            ConfigurationError: an unknown task or a change that breaks a rule.
+            DataError: the task cannot be told from the dataset.
+        """
+        name = "phantom" if self.task is None and self.data is None else self.task
+        return adjust(choose_task(name, self.data), self.model, self.grid)
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings as plain JSON values; `from_json` is its inverse."""
+        return {**asdict(self), "data": None if self.data is None else str(self.data.resolve())}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "SimulationSettings":
+        """Rebuild settings from `to_json` or from a TOML file.
+
+        Raises:
+            ConfigurationError: an unknown name, or a value that breaks its rule.
+        """
+        known = [item.name for item in fields(cls)]
+        plain = {name.replace("-", "_"): value for name, value in values.items()}
+        unknown = sorted(set(plain) - set(known))
+        if unknown:
+            raise ConfigurationError(f"unknown setting {unknown[0]!r}; known are {', '.join(known)}")
+        for name in ("training", "model", "grid"):
+            if not isinstance(plain.get(name, {}), Mapping):
+                raise ConfigurationError(f"{name} must be a table of settings, got {plain[name]!r}")
+        if "training" in plain:
+            plain["training"] = TrainingSettings.from_json(plain["training"])
+        if plain.get("data") is not None:
+            plain["data"] = Path(plain["data"])
+        return cls(**plain)
+
+
+def option(name: str) -> str:
+    """A setting as the command line spells it."""
+    return "--" + name.replace("_", "-")
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_WHOLE = (
+    ("sites", 1, 1000),
+    ("rounds", 1, 100_000),
+    ("local_epochs", 1, 1000),
+    ("seed", 0, 2**31 - 1),
+    ("minimum_sites", 1, 1000),
+    ("parallel", 1, 1024),
+)

@@ -1,0 +1,189 @@
+"""Oracles: where a marked voxel must appear, outlines worked by hand in mm, drawn values read back, equal bytes."""
+
+import math
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from segformer3d import figures
+from segformer3d.figures import Bar, RoundPoint, comparison_bars, overlay, round_curves
+from segformer3d.statistics import Summary, summarise
+
+SPACING = (0.5, 1.0, 3.0)
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that were drawn, besides being saved."""
+    kept = []
+    save = figures._save
+
+    def keep(figure, path):
+        kept.append(figure)
+        save(figure, path)
+
+    monkeypatch.setattr(figures, "_save", keep)
+    return kept
+
+
+def volume(shape=(20, 24, 10)):
+    image = np.random.default_rng(0).random(shape).astype(np.float32)
+    truth = np.zeros((2, *shape), bool)
+    truth[0, 4:9, 6:12, 3:6] = True
+    truth[1, 9:12, 6:12, 3:6] = True
+    return image, truth, np.roll(truth, 2, axis=1)
+
+
+def draw(path, image, truth, predicted, title="a case", names=("anterior", "posterior")):
+    overlay(path, image, truth, predicted, SPACING, title, names)
+
+
+def pixels_of(figure, axes):
+    """The picture inside the axes, rows from top to bottom, grey levels in [0, 1]."""
+    figure.canvas.draw()
+    whole = np.asarray(figure.canvas.buffer_rgba())[..., :3].mean(axis=-1) / 255
+    box = axes.get_window_extent()
+    height = whole.shape[0]
+    rows = slice(round(height - box.y1) + 1, round(height - box.y0) - 1)
+    return whole[rows, round(box.x0) + 1 : round(box.x1) - 1]
+
+
+@pytest.mark.parametrize("panel", range(3))
+def test_the_right_anterior_superior_octant_is_at_the_upper_left(tmp_path, drawn, panel):
+    # These are the high indices of a RAS volume; radiologists see the patient's right, and the face, on the left.
+    image = np.zeros((16, 16, 16), np.float32)
+    image[8:, 8:, 8:] = 1.0
+    image[0, 0, 0] = 0.5  # nothing but this voxel equals the corner, so nothing is cropped
+    nothing = np.zeros((1, 16, 16, 16), bool)
+    overlay(tmp_path / "o.png", image, nothing, nothing, (1.0, 1.0, 1.0), "", ["x"])
+    picture = pixels_of(drawn[0], drawn[0].axes[panel])
+    middle_row, middle_column = np.array(picture.shape) // 2
+    assert picture[:middle_row, :middle_column].mean() > 0.85
+    assert picture[middle_row:].mean() < 0.1
+    assert picture[:, middle_column:].mean() < 0.1
+
+
+@pytest.mark.parametrize(("panel", "letters"), [(0, "APIS"), (1, "RLIS"), (2, "RLPA")])
+def test_the_edges_carry_their_letters(tmp_path, drawn, panel, letters):
+    draw(tmp_path / "o.png", *volume())
+    assert [text.get_text() for text in drawn[0].axes[panel].texts] == list(letters)
+
+
+def test_panels_share_one_scale_in_mm(tmp_path, drawn):
+    draw(tmp_path / "o.png", *volume())
+    figure = drawn[0]
+    sizes_mm = [(24 * 1.0, 10 * 3.0), (20 * 0.5, 10 * 3.0), (20 * 0.5, 24 * 1.0)]
+    scales = []
+    for axes, (width_mm, height_mm) in zip(figure.axes, sizes_mm, strict=True):
+        box = axes.get_window_extent()
+        scales += [box.width / width_mm, box.height / height_mm]
+    assert scales == pytest.approx([scales[0]] * 6, rel=0.01)
+
+
+def test_outlines_follow_the_edges_of_the_voxels_in_mm(tmp_path, drawn):
+    image, truth, predicted = volume()
+    draw(tmp_path / "o.png", image, truth, predicted)
+    coronal = drawn[0].axes[1]  # X leftwards, Z up
+    first_truth, first_predicted = coronal.collections[:2]
+    for outline, (low, high) in ((first_truth, (4, 9)), (first_predicted, (6, 11))):
+        vertices = np.concatenate([path.vertices for path in outline.get_paths()])
+        assert (vertices.min(axis=0), vertices.max(axis=0)) == (
+            pytest.approx((low * SPACING[0], 3 * SPACING[2])),
+            pytest.approx((high * SPACING[0], 6 * SPACING[2])),
+        )
+
+
+def test_truth_is_solid_and_prediction_dashed_in_the_colour_of_the_structure(tmp_path, drawn):
+    draw(tmp_path / "o.png", *volume())
+    outlines = drawn[0].axes[1].collections
+    assert [outline.get_linestyle()[0][1] is not None for outline in outlines] == [False, True, False, True]
+    colours = [tuple(outline.get_edgecolor()[0]) for outline in outlines]
+    assert colours[0] == colours[1] != colours[2] == colours[3]
+    legend = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert legend == ["anterior", "posterior", "truth", "prediction"]
+
+
+def test_planes_cut_the_largest_truth_then_the_prediction_then_the_middle():
+    nothing = np.zeros((1, 20, 24, 10), bool)
+    truth, predicted = nothing.copy(), nothing.copy()
+    truth[0, 4, 2:9, 3] = True
+    truth[0, 4, 7, 2:5] = True
+    predicted[0, 15, 20, 8] = True
+    assert figures._centre(truth, predicted) == (4, 7, 3)
+    assert figures._centre(nothing, predicted) == (15, 20, 8)
+    assert figures._centre(nothing, nothing) == (10, 12, 5)
+
+
+def test_the_empty_margin_of_a_scan_is_not_drawn(tmp_path, drawn):
+    image = np.zeros((60, 60, 60), np.float32)
+    image[20:40, 20:40, 20:40] = np.random.default_rng(1).random((20, 20, 20)) + 1
+    nothing = np.zeros((1, 60, 60, 60), bool)
+    overlay(tmp_path / "o.png", image, nothing, nothing, (1.0, 1.0, 1.0), "", ["x"])
+    assert {axes.images[0].get_array().shape for axes in drawn[0].axes} == {(26, 26)}
+
+
+@pytest.mark.parametrize("shape", [(35, 50, 35), (240, 240, 155), (6, 200, 200), (1, 1, 1)])
+def test_any_size_and_any_mask_draws_without_a_warning(tmp_path, shape):
+    image = np.random.default_rng(0).random(shape).astype(np.float32)
+    full, nothing = np.ones((9, *shape), bool), np.zeros((9, *shape), bool)
+    draw(tmp_path / "o.png", image, full, nothing, names=[f"structure {i}" for i in range(9)])
+    height, width = imread(tmp_path / "o.png").shape[:2]
+    assert 300 < width < 2000
+    assert 150 < height < 1500
+
+
+def test_the_same_data_gives_the_same_bytes_and_no_other_file(tmp_path):
+    for name in ("one.png", "two.png"):
+        draw(tmp_path / name, *volume())
+    one, two = (tmp_path / name for name in ("one.png", "two.png"))
+    assert one.read_bytes() == two.read_bytes()
+    assert one.read_bytes().startswith(PNG)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.png", "two.png"]
+
+
+def rounds(sites):
+    names = [f"site-{i}" for i in range(sites)]
+    return [
+        RoundPoint(n, dict.fromkeys(names, 1 / n), dict.fromkeys(names, 0.5 + n / 20), 1 / n, 0.5 + n / 20)
+        for n in range(1, 6)
+    ]
+
+
+def test_curves_show_every_site_and_the_mean_in_bold(tmp_path, drawn):
+    round_curves(tmp_path / "r.png", rounds(8))
+    for axes in drawn[0].axes:
+        assert len(axes.lines) == 9
+        assert axes.lines[-1].get_linewidth() > 2 * axes.lines[0].get_linewidth()
+        looks = {(line.get_color(), line.get_marker()) for line in axes.lines}
+        assert len(looks) == 9
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()][-1] == "weighted mean"
+
+
+def test_what_is_withheld_stays_a_gap(tmp_path, drawn):
+    points = [RoundPoint(1, {"a": 1.0}, {"a": None}), RoundPoint(2, {}, {}), RoundPoint(3, {"a": 0.5}, {"a": None})]
+    round_curves(tmp_path / "r.png", points)
+    loss, dice = drawn[0].axes
+    np.testing.assert_equal(loss.lines[0].get_ydata(), [1.0, math.nan, 0.5])
+    assert [text.get_text() for text in dice.texts] == ["not reported"]
+
+
+@pytest.mark.parametrize("points", [[], rounds(1)[:1], rounds(40)])
+def test_no_round_one_round_and_many_sites_draw(tmp_path, points):
+    round_curves(tmp_path / "r.png", points)
+    assert (tmp_path / "r.png").read_bytes().startswith(PNG)
+
+
+def test_bars_show_mean_and_interval(tmp_path, drawn):
+    bars = [
+        Bar("federated", "federated", Summary(0.87, 0.05, 0.84, 0.9, 12, 0)),
+        Bar("pooled", "pooled", Summary(0.88, 0.05, 0.85, 0.91, 12, 0)),
+        Bar("site-a alone", "alone", summarise([], seed=0)),
+    ]
+    comparison_bars(tmp_path / "b.png", bars)
+    (axes,) = drawn[0].axes
+    assert [patch.get_width() for patch in axes.patches] == [0.87, 0.88]
+    assert [list(line.get_xdata()) for line in axes.lines] == [[0.84, 0.9], [0.85, 0.91]]
+    assert [text.get_text() for text in axes.texts] == ["0.870", "0.880", "no value"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["federated", "pooled", "site-a alone"]
