@@ -106,7 +106,7 @@ class Mailbox:
                 time.sleep(min(pause_after(time.monotonic() - began), max(0.0, deadline - time.monotonic())))
 
     def look(self, deadline: float) -> Iterator[Answer]:
-        """What has come since the last look. Some engines let a site work only while it is looked for: mind the time."""
+        """What has come since the last look. Some engines let a site work only while one looks: mind the clock."""
         for message_id in list(self._open):
             yield from self._pull(message_id)
             if time.monotonic() >= deadline:

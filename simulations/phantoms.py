@@ -67,8 +67,9 @@ _GAMMA = (0.8, 1.25)
 _BLUR = (0.3, 0.8)
 _AXES = ("RAS", "LPS", "RAS", "PIR")
 _TILT_DEGREES = (0.0, 0.0, 9.0, 0.0)
-# Roberts' R5 sequence: the inverse powers of the root of x^6 = x + 1 spread any number of sites over the five ranges.
-_ROBERTS = 1.1347241384015194 ** -np.arange(1.0, 6.0)
+# Roberts' R5 sequence: inverse powers of the root of x^6 = x + 1 spread any number of sites evenly over the five ranges.
+# The gain takes the one nearest to the golden ratio, which keeps the gains of neighbouring sites furthest apart.
+_STEPS = 1.1347241384015194 ** -np.array([4.0, 1.0, 2.0, 3.0, 5.0])
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def scanner_of_site(seed: int, site_index: int) -> Scanner:
     if site_index < 1:
         raise ConfigurationError(f"hospitals are numbered from 1, got site index {site_index}")
     start = _generator(seed, HELD_OUT_SITE, 0).random(5)
-    gain, bias, noise, gamma, blur = (start + site_index * _ROBERTS) % 1.0
+    gain, bias, noise, gamma, blur = (start + site_index * _STEPS) % 1.0
     return Scanner(
         gain=round(float(_GAIN[0] * (_GAIN[1] / _GAIN[0]) ** gain), 1),
         bias=_between(_BIAS, bias),

@@ -41,7 +41,7 @@ from simulations.site_folders import FederationFolders
 
 RUN_FILE, ENGINE_LOG, SITES, WORK, RIVALS, EVALUATION = "run.json", "engine.log", "sites", "work", "compared", "evaluation"
 # The built-in federation: small enough for a laptop's patience, large enough that it learns.
-PHANTOMS_PER_SITE, PHANTOMS_HELD_OUT = 16, 8
+PHANTOMS_PER_SITE, PHANTOMS_HELD_OUT = 12, 8
 
 
 @dataclass(frozen=True)

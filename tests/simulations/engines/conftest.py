@@ -30,7 +30,7 @@ def _commands(mark: bytes) -> Iterator[str]:
             yield command
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> bool:
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> bool:
     """Whether the condition has come true in time."""
     end = time.monotonic() + seconds
     while not condition():

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,9 +63,12 @@ def obey(config: ConfigRecord, site: int) -> None:
     """Do what the server's command says, if it is meant for this site."""
     if site not in config["sites"]:
         return
+    argument = str(config["argument"])
     match config["command"]:
         case "sleep":
-            time.sleep(float(config["seconds"]))
+            time.sleep(float(argument))
+        case "wait":
+            work_until_told(Path(argument), site)
         case "raise":
             raise RuntimeError("the toy broke")
         case "exit":
@@ -76,6 +79,17 @@ def obey(config: ConfigRecord, site: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+def work_until_told(end: Path, site: int) -> None:
+    """Show that the site is at work, and stop when the file `end` is there."""
+    at_work(end, site).touch()
+    while not end.exists():
+        time.sleep(0.02)
+
+
+def at_work(end: Path, site: int) -> Path:
+    return end.with_name(f"{end.name}.{site}")
+
+
 def make_server_app(main: Main) -> ServerApp:
     app = ServerApp()
     app.main()(main)
@@ -83,9 +97,9 @@ def make_server_app(main: Main) -> ServerApp:
 
 
 def order(
-    node_id: int, values: np.ndarray, command: str = "", sites: tuple[int, ...] = (), seconds: float = 0
+    node_id: int, values: np.ndarray, command: str = "", sites: Sequence[int] = (), argument: str = ""
 ) -> Message:
-    config = ConfigRecord({"command": command, "sites": list(sites), "seconds": float(seconds)})
+    config = ConfigRecord({"command": command, "sites": list(sites), "argument": argument})
     return Message(RecordDict({"arrays": ArrayRecord([values]), "config": config}), node_id, "train")
 
 

@@ -1,0 +1,135 @@
+"""The message contract. Oracle: what was put in comes out, through Flower's own serialisation."""
+
+import math
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+
+from client.contract import (
+    CONTRACT_VERSION,
+    EvaluateReply,
+    EvaluateRequest,
+    PrepareReply,
+    PrepareRequest,
+    TrainReply,
+    TrainRequest,
+)
+from segformer3d.errors import ConfigurationError, ReplyError
+from segformer3d.training import TrainingReport, ValidationReport
+
+from .tiny_site import RUN, TINY, tiny_weights, train_request
+
+REPORT = ValidationReport((0.5, 0.25), 1.5, 2, 0.25)
+TRAIN_REPLY = TrainReply("site-1", RUN, 3, tiny_weights(), TrainingReport(0.75, 4, 8, 2, 1.5), REPORT)
+PREPARE_REPLY = PrepareReply("site-1", RUN, 4, 2, 1, (0.125,))
+MESSAGES = {
+    "prepare request": PrepareRequest(RUN, TINY),
+    "prepare reply": PREPARE_REPLY,
+    "train request": train_request(),
+    "train reply": TRAIN_REPLY,
+    "evaluate request": EvaluateRequest(RUN, 4, TINY, tiny_weights()),
+    "evaluate reply": EvaluateReply("site-1", RUN, 4, REPORT),
+}
+Anything = PrepareRequest | PrepareReply | TrainRequest | TrainReply | EvaluateRequest | EvaluateReply
+
+
+def travel(records: RecordDict) -> RecordDict:
+    return recorddict_from_proto(recorddict_to_proto(records))
+
+
+@pytest.mark.parametrize("message", MESSAGES.values(), ids=MESSAGES)
+def test_what_is_sent_arrives(message: Anything) -> None:
+    arrived = type(message).decode(travel(message.encode()))
+    for name, value in vars(message).items():
+        if name in ("weights", "update"):
+            assert set(value) == set(vars(arrived)[name])
+            for key, array in value.items():
+                np.testing.assert_array_equal(vars(arrived)[name][key], array)
+        else:
+            assert vars(arrived)[name] == value
+
+
+def test_numpy_numbers_and_an_absent_structure_travel() -> None:
+    report = ValidationReport((np.float32(0.5), math.nan), np.float64(1.5), np.int64(2), 0)  # type: ignore[arg-type]
+    arrived = EvaluateReply.decode(travel(EvaluateReply("s", RUN, 4, report).encode())).validation
+    assert arrived.dice[0] == 0.5
+    assert math.isnan(arrived.dice[1])
+    assert (arrived.loss, arrived.cases, arrived.seconds) == (1.5, 2, 0.0)
+
+
+@pytest.mark.parametrize("message", MESSAGES.values(), ids=MESSAGES)
+@pytest.mark.parametrize("version", [0, 2, True, "1"])
+def test_another_version_is_refused_by_name(message: Anything, version: int) -> None:
+    records = message.encode()
+    record = next(record for record in records.values() if isinstance(record, ConfigRecord))
+    record["contract"] = version
+    with pytest.raises(ReplyError, match=rf"speaks version .* of the message contract, and this end {CONTRACT_VERSION}"):
+        type(message).decode(records)
+
+
+@pytest.mark.parametrize("message", MESSAGES.values(), ids=MESSAGES)
+def test_every_missing_or_additional_thing_is_refused(message: Anything) -> None:
+    for name in message.encode():
+        without = message.encode()
+        del without[name]
+        with pytest.raises(ReplyError):
+            type(message).decode(without)
+        more = message.encode()
+        more["x"] = more[name]
+        with pytest.raises(ReplyError, match="the message has an unknown 'x'"):
+            type(message).decode(more)
+
+
+@pytest.mark.parametrize("message", MESSAGES.values(), ids=MESSAGES)
+def test_every_field_is_needed_with_its_type_and_no_other(message: Anything) -> None:
+    for name, record in message.encode().items():
+        if isinstance(record, ArrayRecord):
+            continue
+        for field, value in [*record.items(), ("surplus", 1.0)]:
+            changed = message.encode()
+            if field == "surplus":
+                changed[name]["surplus"] = value  # type: ignore[index]
+            else:
+                changed[name][field] = b"x" if isinstance(record, ConfigRecord) else _other_kind(value)  # type: ignore[index]
+            with pytest.raises(ReplyError):
+                type(message).decode(changed)
+
+
+def _other_kind(value: object) -> object:
+    return {float: 1, int: 1.0, list: [1]}[type(value)]
+
+
+@pytest.mark.parametrize("run", ["", "../up", "a b", "x" * 65, "a/b", "a\n"])
+def test_a_run_may_not_lead_out_of_the_work_folder(run: str) -> None:
+    with pytest.raises(ReplyError, match="the run's id must be"):
+        PrepareRequest.decode(PrepareRequest(run, TINY).encode())
+
+
+@pytest.mark.parametrize("site", ["", "a b", "x" * 41, "\x1b[0m"])
+def test_a_site_has_a_proper_name(site: str) -> None:
+    with pytest.raises(ReplyError, match="the site's name must be"):
+        PrepareReply.decode(PrepareReply(site, RUN, 1, 1, 0, (0.1,)).encode())
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, '"x"'])
+def test_settings_are_json_objects(text: str) -> None:
+    records = PrepareRequest(RUN, TINY).encode()
+    records["config"]["task"] = text  # type: ignore[index]
+    with pytest.raises(ReplyError, match="'task' of the message is no JSON object"):
+        PrepareRequest.decode(records)
+
+
+def test_a_task_that_breaks_its_rules_is_refused() -> None:
+    records = PrepareRequest(RUN, TINY).encode()
+    records["config"]["task"] = "{}"  # type: ignore[index]
+    with pytest.raises(ConfigurationError):
+        PrepareRequest.decode(records)
+
+
+def test_a_record_of_another_kind_is_refused() -> None:
+    records = TRAIN_REPLY.encode()
+    records["arrays"] = MetricRecord({})
+    with pytest.raises(ReplyError, match="no ArrayRecord 'arrays'"):
+        TrainReply.decode(records)

@@ -1,0 +1,31 @@
+"""The reference model that the published implementation computed, see the README of the shared reference data."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Golden:
+    """The tensors of the golden file, and the published constructor arguments of its model."""
+
+    tensors: dict[str, Tensor]
+    config: dict[str, Any]
+
+    def named(self, kind: str) -> dict[str, Tensor]:
+        """The tensors called `kind:NAME`, by their published names."""
+        prefix = kind + ":"
+        return {name.removeprefix(prefix): value for name, value in self.tensors.items() if name.startswith(prefix)}
+
+
+@pytest.fixture(scope="session")
+def golden(shared: Path) -> Golden:
+    """`segformer3d_golden.safetensors`."""
+    with safe_open(shared / "reference" / "segformer3d_golden.safetensors", "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        return Golden(tensors, json.loads(file.metadata()["config"]))

@@ -1,0 +1,350 @@
+"""The `segfed` command as a user meets it: real processes, exit codes, one-line errors, files left behind."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+import segfed
+from segformer3d.checkpoint import load, save
+from segformer3d.model import build
+from segformer3d.tasks import task_of_folder
+
+TINY = """
+[model]
+embed_dims = [8, 16]
+num_heads = [1, 2]
+mlp_ratios = [2, 2]
+depths = [1, 1]
+sr_ratios = [2, 1]
+patch_kernel_size = [3, 3]
+patch_stride = [2, 2]
+patch_padding = [1, 1]
+decoder_head_embedding_dim = 16
+
+[grid]
+patch = [12, 12, 12]
+"""
+
+
+def blob_case(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A bright ball (label 1) with a brighter half (label 2) in noise."""
+    generator = np.random.default_rng(seed)
+    centre = generator.uniform(5, 9, 3)
+    x, y, z = np.indices((14, 13, 12))
+    inside = (x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (z - centre[2]) ** 2 < 16
+    label = np.where(inside, np.where(x > centre[0], 2, 1), 0).astype(np.uint8)
+    image = generator.normal(0, 0.2, label.shape) + label
+    return (image * generator.uniform(50, 5000)).astype(np.float32), label
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory, make_dataset) -> Path:
+    folder = tmp_path_factory.mktemp("blobs")
+    return make_dataset(folder, {f"case_{number:02d}": blob_case(number) for number in range(16)})
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "tiny.toml"
+    path.write_text(TINY)
+    return path
+
+
+def command(*words: object) -> list[str]:
+    return [sys.executable, "-m", "segfed", *map(str, words)]
+
+
+def run(*words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command(*words), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == code, f"{done.args}\n{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr + done.stdout
+    return done
+
+
+def one_line(done: subprocess.CompletedProcess[str]) -> str:
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("segfed: ")
+    return lines[0]
+
+
+def simulate(dataset: Path, config: Path, out: Path, *more: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    words = ["--data", dataset, "--config", config, "--out", out, "--sites", 2, "--rounds", 3, *more]
+    return run("simulate", *words, code=code)
+
+
+def summary(folder: Path) -> dict:
+    return json.loads((folder / "summary.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, dataset, config) -> Path:
+    out = tmp_path_factory.mktemp("run") / "done"
+    simulate(dataset, config, out)
+    return out
+
+
+def test_help_names_every_command_and_does_not_wait_for_pytorch():
+    began = time.perf_counter()
+    text = run("--help").stdout
+    assert all(name in text for name in segfed.COMMANDS)
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import segfed, sys; segfed.parser(); print('torch' in sys.modules)"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert loaded.stdout.strip() == "False"
+    assert time.perf_counter() - began < 60
+
+
+def test_a_federation_leaves_a_whole_run_folder(finished):
+    told = summary(finished)
+    assert told["task"] == "tiny"
+    assert told["sites"] == 2
+    assert told["rounds"] == 3
+    assert 0 <= told["mean_dice"] <= 1
+    assert set(told["classes"]) == {"first", "second"}
+    assert re.fullmatch(r"[0-9a-f]{64}", told["weights_sha256"])
+    assert 0 <= told["overhead_share"] <= 1
+    assert told["bytes_up"] > 0
+    assert told["bytes_down"] > 0
+    assert load(finished / told["model"]).config.embed_dims == (8, 16)
+    listed = re.findall(r"^\| ([^|]+) \|", (finished / "README.md").read_text(), re.M)
+    names = [name for cell in listed for name in re.findall(r"`([^`]+)`", cell)]
+    assert {"summary.json", "last.safetensors", "curves.png", "overlay-worst.png"} <= set(names)
+    for name in names:
+        assert list(finished.glob(name.rstrip("/"))), name
+    assert len((finished / "rounds.jsonl").read_text().splitlines()) == 3
+
+
+def test_sites_and_held_out_cases_are_disjoint_and_complete(finished, dataset):
+    def names(folder: Path) -> set[str]:
+        described = json.loads((folder / "dataset.json").read_text())
+        return {Path(entry["image"]).name for entry in described["training"]}
+
+    parts = [names(finished / "sites" / part) for part in ("site-1", "site-2", "held-out")]
+    assert set.union(*parts) == names(dataset)
+    assert sum(map(len, parts)) == 16
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(finished, dataset, config, tmp_path):
+    simulate(dataset, config, tmp_path / "again", "--parallel", 1)
+    simulate(dataset, config, tmp_path / "other", "--seed", 1)
+    assert summary(tmp_path / "again")["weights_sha256"] == summary(finished)["weights_sha256"]
+    assert summary(tmp_path / "other")["weights_sha256"] != summary(finished)["weights_sha256"]
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_weights_to_the_last_bit(finished, dataset, config, tmp_path):
+    simulate(dataset, config, tmp_path / "ray", "--engine", "ray")
+    assert summary(tmp_path / "ray")["weights_sha256"] == summary(finished)["weights_sha256"]
+
+
+def test_compare_prints_three_kinds_side_by_side(dataset, config, tmp_path):
+    text = simulate(dataset, config, tmp_path / "run", "--compare", "--rounds", 1).stdout
+    assert re.search(r"^federated .*\n^pooled .*\n^site-1 alone .*\n^site-2 alone ", text, re.M)
+    assert set(summary(tmp_path / "run")["compared"]) == {"pooled", "site-1", "site-2"}
+    assert (tmp_path / "run" / "comparison.png").stat().st_size > 1000
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 200
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_was_stopped_in_a_round_ends_with_the_weights_of_one_that_was_not(
+    how, finished, dataset, config, tmp_path
+):
+    out = tmp_path / "stopped"
+    words = ["simulate", "--data", dataset, "--config", config, "--out", out, "--sites", 2, "--rounds", 3]
+    process = subprocess.Popen(
+        command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        wait_for(out / "state-0001.safetensors", process)
+        process.send_signal(how)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    if how is signal.SIGINT:
+        assert process.returncode == 130
+        assert "--resume" in errors
+        assert "Traceback" not in errors
+    assert not (out / "summary.json").exists()
+    run("simulate", "--resume", out)
+    assert summary(out)["weights_sha256"] == summary(finished)["weights_sha256"]
+    assert len((out / "rounds.jsonl").read_text().splitlines()) == 3
+
+
+def test_resuming_a_finished_run_changes_nothing(finished):
+    before = summary(finished)
+    run("simulate", "--resume", finished)
+    assert summary(finished)["weights_sha256"] == before["weights_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--rounds", 0], "--rounds must be a whole number in [1,"),
+        (["--sites", 0], "--sites must be a whole number in [1,"),
+        (["--sites", 99], "sites"),
+        (["--partition", "alphabet"], "--partition must be one of iid, quantity, intensity"),
+        (["--engine", "steam"], "--engine must be one of local, ray"),
+        (["--held-out", 1.5], "--held-out must be in (0, 1)"),
+        (["--task", "liver"], "there is no task 'liver'"),
+        (["--device", "tpu"], "device must be"),
+        (["--minimum-sites", 3], "--minimum-sites (3) cannot be more than --sites (2)"),
+        (["--data", "/nowhere"], "/nowhere"),
+    ],
+)
+def test_an_option_out_of_range_is_one_line(words: Sequence[object], said: str, dataset, config, tmp_path):
+    line = one_line(simulate(dataset, config, tmp_path / "run", *words, code=1))
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("rounds = ", "not valid TOML"), ("rouns = 3", "unknown setting 'rouns'"), ("[training]\nbatch_size = 0", "batch_size")],
+)
+def test_a_wrong_settings_file_is_one_line(text, said, dataset, tmp_path):
+    path = tmp_path / "wrong.toml"
+    path.write_text(text)
+    assert said in one_line(run("simulate", "--data", dataset, "--config", path, "--out", tmp_path / "run", code=1))
+
+
+def test_settings_from_a_file_are_used_and_options_go_first(dataset, config, tmp_path):
+    path = tmp_path / "all.toml"
+    path.write_text(f'data = "{dataset}"\nsites = 2\nrounds = 2\nlocal-epochs = 2\nout = "{tmp_path / "run"}"\n' + TINY)
+    run("simulate", "--config", path, "--rounds", 1)
+    told = summary(tmp_path / "run")
+    assert (told["sites"], told["rounds"], told["local_epochs"]) == (2, 1, 2)
+
+
+def test_a_folder_in_use_is_not_written_into(finished, dataset, config):
+    assert "--resume" in one_line(simulate(dataset, config, finished, code=1))
+
+
+def test_resume_of_no_run_folder_is_one_line(tmp_path):
+    assert "no run folder" in one_line(run("simulate", "--resume", tmp_path, code=1))
+
+
+def test_resume_with_another_architecture_is_one_line(finished, tmp_path):
+    copied = copy_of(finished, tmp_path)
+    described = json.loads((copied / "run.json").read_text())
+    described["task"]["model"]["embed_dims"] = [8, 32]
+    (copied / "run.json").write_text(json.dumps(described))
+    assert "embed_dims" in one_line(run("simulate", "--resume", copied, code=1))
+
+
+def test_resume_from_a_truncated_state_is_one_line(finished, tmp_path):
+    copied = copy_of(finished, tmp_path)
+    state = copied / "state-0003.safetensors"
+    state.write_bytes(state.read_bytes()[:-100])
+    assert "state-0003.safetensors" in one_line(run("simulate", "--resume", copied, code=1))
+
+
+def copy_of(folder: Path, tmp_path: Path) -> Path:
+    import shutil
+
+    return Path(shutil.copytree(folder, tmp_path / "copy", symlinks=True))
+
+
+def test_a_full_disk_in_a_round_is_one_line_and_the_run_can_be_resumed(finished, dataset, config, tmp_path):
+    """The limit lets a site's data and the first small files through, but no whole state of the server."""
+    size = (finished / "state-0003.safetensors").stat().st_size
+    limited = f"import resource, segfed, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({size - 2000}, -1)); sys.exit(segfed.main())"
+    words = ["simulate", "--data", dataset, "--config", config, "--out", tmp_path / "run", "--sites", "2", "--rounds", "3"]
+    done = subprocess.run(
+        [sys.executable, "-c", limited, *map(str, words)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "cannot write" in one_line(done)
+    assert not list((tmp_path / "run").glob(".*state*"))
+    run("simulate", "--resume", tmp_path / "run")
+    assert summary(tmp_path / "run")["weights_sha256"] == summary(finished)["weights_sha256"]
+
+
+def test_train_predict_and_evaluate_one_after_another(dataset, config, tmp_path):
+    text = run("train", "--data", dataset, "--config", config, "--epochs", 6, "--out", tmp_path / "model").stdout
+    assert "epoch 6/6: loss" in text
+    model = tmp_path / "model" / "model.safetensors"
+    image = dataset / "imagesTr" / "case_03.nii.gz"
+    run("predict", "--model", model, "--image", image, "--out", tmp_path / "labels")
+    predicted = nib.load(tmp_path / "labels" / "case_03.nii.gz")
+    assert predicted.shape == nib.load(image).shape
+    assert np.array_equal(predicted.affine, nib.load(image).affine)
+    assert set(np.unique(np.asarray(predicted.dataobj))) <= {0, 1, 2}
+    run("evaluate", "--model", model, "--data", dataset, "--out", tmp_path / "scores")
+    told = json.loads((tmp_path / "scores" / "metrics.json").read_text())
+    assert told["cases"] == 16
+    assert told["mean_dice"] > 0.3
+
+
+def test_damaged_cases_are_counted_and_never_end_a_run(make_dataset, config, tmp_path):
+    dataset = make_dataset(tmp_path / "data", {f"case_{n:02d}": blob_case(n) for n in range(12)})
+    damage(dataset)
+    text = run("train", "--data", dataset, "--config", config, "--epochs", 1, "--out", tmp_path / "model").stdout
+    assert "cases: 7 used, 5 set aside" in text
+    for reason in ("truncated", "NaN", "the value 9", "shape", "missing"):
+        assert reason in text
+    simulate(dataset, config, tmp_path / "run", "--rounds", 1)
+    scores = json.loads((tmp_path / "run" / "evaluation" / "metrics.json").read_text())
+    sites = [json.loads(line) for line in (tmp_path / "run" / "rounds.jsonl").read_text().splitlines()]
+    assert scores["set_aside"] + scores["cases"] >= 2
+    assert len(sites) == 1
+
+
+def damage(dataset: Path) -> None:
+    images, labels = dataset / "imagesTr", dataset / "labelsTr"
+    first = images / "case_00.nii.gz"
+    first.write_bytes(first.read_bytes()[:200])
+    rewrite(images / "case_01.nii.gz", lambda data: np.where(data == data.max(), np.nan, data))
+    rewrite(labels / "case_02.nii.gz", lambda data: np.where(data == 2, 9, data))
+    rewrite(labels / "case_03.nii.gz", lambda data: data[1:])
+    (images / "case_04.nii.gz").unlink()
+
+
+def rewrite(path: Path, change) -> None:
+    image = nib.load(path)
+    data = change(np.asarray(image.dataobj))
+    nib.save(nib.Nifti1Image(data, image.affine), path)
+
+
+def test_no_usable_case_is_one_line(make_dataset, config, tmp_path):
+    dataset = make_dataset(tmp_path / "data", {f"case_{n}": blob_case(n) for n in range(3)})
+    for image in (dataset / "imagesTr").iterdir():
+        image.write_bytes(b"no image")
+    line = one_line(run("train", "--data", dataset, "--config", config, "--out", tmp_path / "model", code=1))
+    assert "no usable case" in line
+
+
+def test_a_model_of_another_architecture_is_one_line(finished, dataset, tmp_path):
+    wrong = finished / "last.safetensors"
+    line = one_line(run("evaluate", "--model", wrong, "--data", dataset, "--task", "phantom", "--out", tmp_path, code=1))
+    assert "1 contrasts" in line
+
+
+def test_a_truncated_model_is_one_line(dataset, tmp_path):
+    task = task_of_folder(dataset)
+    torch.manual_seed(0)
+    save(tmp_path / "model.safetensors", build(task.model), task)
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    model = tmp_path / "model.safetensors"
+    line = one_line(run("predict", "--model", model, "--image", dataset / "imagesTr", "--out", tmp_path, code=1))
+    assert "truncated" in line
