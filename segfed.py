@@ -31,18 +31,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line's grammar. Values are checked where settings are built, so that a TOML file obeys the same rules."""
-    top = argparse.ArgumentParser(prog="segfed", description=_TITLE, epilog="Each command explains itself: segfed COMMAND --help")
+    """The command line's grammar. Values are checked where settings are built: a TOML file obeys the same rules."""
+    top = argparse.ArgumentParser(prog="segfed", description=_TITLE, epilog=_EPILOG)
     top.add_argument("--version", action="version", version=f"segfed {version('segfed')}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _simulate_options(commands.add_parser("simulate", help="a federation of hospitals on this machine", description=_SIMULATE))
-    _train_options(commands.add_parser("train", help="train on one folder of cases, without a federation", description=_TRAIN))
-    _predict_options(commands.add_parser("predict", help="write label maps for images", description=_PREDICT))
-    _evaluate_options(commands.add_parser("evaluate", help="measure a model on labelled cases", description=_EVALUATE))
+    for name, options, short, long in (
+        ("simulate", _simulate_options, "a federation of hospitals on this machine", _SIMULATE),
+        ("train", _train_options, "train on one folder of cases, without a federation", _TRAIN),
+        ("predict", _predict_options, "write label maps for images", _PREDICT),
+        ("evaluate", _evaluate_options, "measure a model on labelled cases", _EVALUATE),
+    ):
+        options(commands.add_parser(name, help=short, description=long))
     return top
 
 
 _TITLE = "Federated learning of 3D medical image segmentation (SegFormer3D on Flower)."
+_EPILOG = "Each command explains itself: segfed COMMAND --help"
 _SIMULATE = (
     "Train one model across simulated hospitals and measure it on cases that none of them saw. "
     "Without --data, synthetic hospitals are written first. Ctrl-C stops it; --resume DIR goes on."
@@ -79,7 +83,7 @@ def _train_options(command: argparse.ArgumentParser) -> None:
     add("--task", metavar="NAME", help="what to segment (default: as the dataset says)")
     add("--epochs", type=int, default=30, metavar="N", help="passes over the cases (default 30)")
     add("--seed", type=int, default=0, metavar="S", help="of everything random (default 0)")
-    add("--validation-share", type=float, default=0.1, metavar="SHARE", help="share of the cases to measure on (default 0.1)")
+    add("--validation-share", type=float, default=0.1, metavar="SHARE", help="share to measure on (default 0.1)")
     add("--workers", type=int, default=0, metavar="N", help="processes that read cases and cut patches (default 0)")
     add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)")
     add("--config", metavar="FILE", help="TOML file with tables [training], [model], [grid]")

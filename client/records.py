@@ -11,6 +11,7 @@ from segformer3d.errors import ReplyError
 
 Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
 Fields = Mapping[str, type]
+_KINDS: Mapping[type, str] = {int: "a whole number", float: "a float", str: "a text", list: "a list of floats"}
 
 
 def record_of(records: RecordDict, name: str, kind: type[Record]) -> Record:
@@ -45,7 +46,7 @@ def read_fields(record: ConfigRecord | MetricRecord, fields: Fields, what: str) 
     for name, kind in fields.items():
         value = record[name]
         if type(value) is not kind or (isinstance(value, list) and any(type(v) is not float for v in value)):
-            raise ReplyError(f"{name!r} of {what} must be a {'list of floats' if kind is list else kind.__name__}")
+            raise ReplyError(f"{name!r} of {what} must be {_KINDS[kind]}")
     return dict(record)
 
 

@@ -1,7 +1,7 @@
 """SegFormer3D and everything one site needs to train, run and measure it: model, data, training, inference, metrics.
 
-Names are loaded when they are first used: importing an exception, or asking the command line for help, does not wait for
-PyTorch.
+Names are loaded when they are first used: importing an exception, or asking the command line for help, does not wait
+for PyTorch.
 """
 
 from importlib import import_module

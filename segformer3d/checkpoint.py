@@ -22,6 +22,7 @@ from segformer3d.published import infer_config, is_published, translate
 from segformer3d.tasks import Task, task_from_json
 
 FORMAT = "segfed-model-1"
+_DESCRIPTION = "segfed"
 _TORCH_SUFFIXES = (".bin", ".pt", ".pth")
 
 
@@ -31,12 +32,13 @@ def save(path: Path, model: SegFormer3D, task: Task | None = None, notes: Mappin
     Raises:
         StorageError: the file cannot be written; an older file at `path` is untouched.
     """
-    metadata = {"format": FORMAT, "config": json.dumps(model.config.to_json()), "notes": json.dumps(dict(notes or {}))}
+    described = {"format": FORMAT, "config": model.config.to_json(), "notes": dict(notes or {})}
     if task is not None:
-        metadata["task"] = json.dumps(task.to_json())
+        described["task"] = task.to_json()
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    # Not safetensors' own save_file: it hides what the system said of a full disk.
-    write_bytes(path, serialise(weights, metadata))
+    # One entry of metadata, because safetensors writes several in no fixed order, and equal models make equal files.
+    # Not safetensors' own save_file, because it hides what the system said of a full disk.
+    write_bytes(path, serialise(weights, {_DESCRIPTION: json.dumps(described)}))
 
 
 def load(path: Path | str, **config: Any) -> SegFormer3D:
@@ -49,13 +51,13 @@ def load(path: Path | str, **config: Any) -> SegFormer3D:
     Raises:
         CheckpointError: the file is missing, truncated, of another architecture, or no checkpoint.
     """
-    state, metadata = read_weights(Path(path))
+    state, described = read_weights(Path(path))
     if is_published(state):
         return _load_published(state, config, str(path))
-    if metadata.get("format") != FORMAT:
+    if described.get("format") != FORMAT:
         raise CheckpointError(f"{path} holds weights, but not those of a SegFormer3D that segfed can read")
     try:
-        model = build(ModelConfig.from_json(json.loads(metadata["config"])))
+        model = build(ModelConfig.from_json(described["config"]))
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"{path} does not describe its model properly ({error}); it was not written by segfed"
@@ -70,12 +72,12 @@ def load_task(path: Path | str) -> Task:
     Raises:
         CheckpointError: the file is damaged, or names no task.
     """
-    _, metadata = read_weights(Path(path))
-    if "task" not in metadata:
+    _, described = read_weights(Path(path))
+    if "task" not in described:
         raise CheckpointError(f"{path} does not say what task it was trained for; name it with --task")
     try:
-        return task_from_json(json.loads(metadata["task"]))
-    except (ConfigurationError, ValueError) as error:
+        return task_from_json(described["task"])
+    except ConfigurationError as error:
         raise CheckpointError(f"{path} describes its task in a way that this version cannot read ({error})") from error
 
 
@@ -121,8 +123,8 @@ def load_state(model: SegFormer3D, state: Mapping[str, Tensor], what: str) -> No
     model.load_state_dict(dict(state))
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a file and its metadata (empty for PyTorch files).
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a file, and what `save` wrote about them (empty for files that are not ours).
 
     Raises:
         CheckpointError: the file is missing, truncated or no checkpoint.
@@ -132,12 +134,21 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return (_read_torch(path), {}) if path.suffix in _TORCH_SUFFIXES else _read_safetensors(path)
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, "pt") as stored:
-            return {name: stored.get_tensor(name) for name in stored.keys()}, dict(stored.metadata() or {})  # noqa: SIM118
+            weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - it is no mapping
+            return weights, _parsed((stored.metadata() or {}).get(_DESCRIPTION, "{}"))
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is truncated or not a safetensors file ({error}); copy it again") from error
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        described = json.loads(text)
+    except ValueError:
+        return {}
+    return described if isinstance(described, dict) else {}
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """The commands of one place, with what they print: `segfed train`, `segfed predict`, `segfed evaluate`."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,9 @@ def train_and_print(
     """
     unknown = sorted(set(config) - {"training", "model", "grid"})
     if unknown:
-        raise ConfigurationError(f"unknown setting {unknown[0]!r}; segfed train knows the tables training, model and grid")
+        raise ConfigurationError(f"unknown setting {unknown[0]!r}; train knows the tables training, model and grid")
     if epochs < 1 or seed < 0 or workers < 0 or not 0 <= validation_share < 1:
-        raise ConfigurationError("--epochs must be 1 or more, --seed and --workers 0 or more, --validation-share in [0, 1)")
+        raise ConfigurationError("--epochs takes 1 or more, --seed and --workers 0 or more, --validation-share [0, 1)")
     console, folder = make_console(), Path(out)
     settings = TrainingSettings.from_json(config.get("training", {}))
     chosen = adjust(choose_task(task, Path(data)), config.get("model", {}), config.get("grid", {}))
@@ -80,20 +81,17 @@ def predict_and_print(model: str, image: str, task: str | None, device: str, out
     network, chosen = load_model(Path(model), task)
     cases = find_images(Path(image))
     with progress_bar(console, "predicting") as bar:
+        count = itertools.count(1)
 
         def on_case(result: Prediction | SetAside) -> None:
-            bar.show(cases_done(), len(cases), "predicting")
+            bar.show(next(count), len(cases), "predicting")
             console.print(_prediction_line(result), soft_wrap=True)
 
-        count = iter(range(1, len(cases) + 1))
-        cases_done = lambda: next(count)  # noqa: E731
         done, aside = predict_cases(network, chosen, cases, Path(out), where, on_case)
     console.print(f"{len(done)} predicted, {len(aside)} set aside; label maps are in {out}", soft_wrap=True)
 
 
-def evaluate_and_print(
-    model: str, data: str, task: str | None, seed: int, device: str, out: str
-) -> None:
+def evaluate_and_print(model: str, data: str, task: str | None, seed: int, device: str, out: str) -> None:
     """Measure a model on labelled cases and leave tables and figures in `out`.
 
     Raises:

@@ -6,6 +6,7 @@ it remembers which file sizes and times led to which key, so that a start does n
 """
 
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from segformer3d.cases import CaseFiles, find_cases
 from segformer3d.errors import CaseError, DataError
-from segformer3d.files import write_atomic, write_json
+from segformer3d.files import write_bytes, write_json
 from segformer3d.tasks import Task
 from segformer3d.volumes import model_size, read_case, resample_image, resample_label, scale_intensity
 
@@ -135,8 +136,12 @@ def _by_name(cases: Iterable[PreparedCase]) -> tuple[PreparedCase, ...]:
 
 
 def name_fraction(name: str) -> float:
-    """A case name's fixed place in [0, 1): the first 8 bytes of its SHA-256."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+    """A case name's fixed place in [0, 1): the first 8 bytes of a SHA-256.
+
+    The salt keeps it independent of other choices by name: whoever held out the cases with the lowest plain hashes
+    would else leave none of those that are validated with.
+    """
+    return int.from_bytes(hashlib.sha256(f"validation/{name}".encode()).digest()[:8], "big") / 2**64
 
 
 def _reasons(set_aside: Iterable[SetAside]) -> str:
@@ -178,7 +183,7 @@ def _fill(entry: Path, files: CaseFiles, task: Task) -> None:
     label = resample_label(volume.label, size)
     arrays: tuple[NDArray[Any], ...] = (image, label, _remember(label, task))
     for name, array in zip(_FILES, arrays, strict=True):
-        write_atomic(entry / name, partial(_save, array=array))
+        write_bytes(entry / name, _npy(array))
 
 
 def _remember(label: NDArray[np.int16], task: Task) -> NDArray[np.int32]:
@@ -190,9 +195,11 @@ def _remember(label: NDArray[np.int16], task: Task) -> NDArray[np.int32]:
     return np.concatenate(remembered).astype(np.int32)
 
 
-def _save(path: Path, array: NDArray[Any]) -> None:
-    with path.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
+def _npy(array: NDArray[Any]) -> bytes:
+    # In memory, because NumPy does not notice that the disk is full when it writes the end of an array to a file.
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    return content.getvalue()
 
 
 def _mapped(path: Path) -> NDArray[Any]:

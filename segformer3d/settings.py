@@ -26,7 +26,7 @@ class TrainingSettings:
     """
 
     batch_size: int = 2
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 0.01
     warmup: float = 0.05
     gradient_clip: float = 1.0

@@ -5,6 +5,7 @@ gets past. Arrays are (C, X, Y, Z) in RAS+ orientation (X to the right, Y to the
 file were; `write_label` is the way back to the file.
 """
 
+import gzip
 import math
 import zlib
 from collections.abc import Iterator, Sequence
@@ -98,6 +99,7 @@ def _read(path: Path, what: str) -> _Part:
     if not path.is_file():
         raise CaseError(f"the {what} file is missing; restore it or take the case out of the list")
     with _unreadable(what):
+        _check_gzip(path)
         source = nib.load(path)
     _check_header(source, what)
     with _unreadable(what):
@@ -111,7 +113,8 @@ def _read(path: Path, what: str) -> _Part:
 @contextmanager
 def _unreadable(what: str) -> Iterator[None]:
     try:
-        yield
+        with np.errstate(over="ignore", invalid="ignore"):  # numbers of a damaged header
+            yield
     except _DAMAGED as error:
         raise CaseError(f"the {what} file is truncated or damaged; export it again") from error
     except _UNREADABLE as error:
@@ -124,8 +127,19 @@ def _check_header(source: Any, what: str) -> None:
         raise CaseError(f"the {what} file is not a readable NIfTI file; export it again")
     if len(source.shape) not in (3, 4) or 0 in source.shape:
         raise CaseError(f"the {what} has the shape {source.shape}; it must be 3D, or 4D with the contrasts last")
-    if not np.isfinite(source.affine).all() or abs(np.linalg.det(source.affine[:3, :3])) < 1e-9:
+    if not np.isfinite(source.affine).all() or np.isnan(nib.orientations.io_orientation(source.affine)).any():
         raise CaseError(f"the {what} file's affine is not invertible, so its voxels have no size; export it again")
+
+
+def _check_gzip(path: Path) -> None:
+    """Read a compressed file to its end: its checksum stands there, and nibabel stops before it.
+
+    Without this, a flipped bit in a `.nii.gz` passes for data.
+    """
+    if path.suffix == ".gz":
+        with gzip.open(path) as stream:
+            while stream.read(2**20):
+                pass
 
 
 def _channels(part: _Part) -> Image:
@@ -165,7 +179,7 @@ def _label_values(part: _Part, task: Task) -> Label:
     wrong = [float(v) for v in values if not np.isfinite(v) or float(v) not in task.label_values]
     if wrong:
         legal = ", ".join(str(v) for v in task.label_values)
-        raise CaseError(f"the label holds the value {wrong[0]:g}; task {task.name} knows {legal}")
+        raise CaseError(f"the label holds the value {wrong[0]:.10g}; task {task.name} knows {legal}")
     return np.ascontiguousarray(data, dtype=np.int16)
 
 

@@ -101,20 +101,23 @@ class Exchange:
             self._put_aside(
                 SetAside(asked[node].site, phase, "the request could not be sent to it", "restart the site")
             )
+        bytes_down = message_bytes(question.records)
         received = {}
         for answer in self._mailbox.answers(phase, deadline):
             if answer.phase == PREPARE:
                 self._roster.take(answer)
                 continue
-            outcome = self._read(question, asked[answer.node], answer)
-            if outcome is not None:
-                received[outcome.reply.site] = outcome
+            item = self._read(question, asked[answer.node], answer, bytes_down)
+            if item is not None:
+                received[item.reply.site] = item
         for node in sorted(self._mailbox.close(phase)):
             reason = f"it did not answer within {deadline_s:g} s"
             self._put_aside(SetAside(asked[node].site, phase, reason, "check the site, or allow a longer deadline"))
         return [received[site] for site in sorted(received)]
 
-    def _read(self, question: Question[Reply], member: Member, answer: Answer) -> Received[Reply] | None:
+    def _read(
+        self, question: Question[Reply], member: Member, answer: Answer, bytes_down: int
+    ) -> Received[Reply] | None:
         content, site = answer.content, member.site
         if isinstance(content, Unusable):
             self._put_aside(SetAside(site, answer.phase, content.reason, content.remedy))
@@ -129,4 +132,4 @@ class Exchange:
             self._put_aside(set_aside(site, answer.phase, error))
             return None
         self._emit(SiteReplied(answer.phase, question.round, site, answer.seconds))
-        return Received(reply, answer.seconds, message_bytes(question.records), message_bytes(content))
+        return Received(reply, answer.seconds, bytes_down, message_bytes(content))

@@ -44,7 +44,7 @@ class SetAside:
 
     Attributes:
         site: its name, or "node N" as long as it has not given one.
-        phase: the message's type: "query" (preparing the data), "train" or "evaluate".
+        phase: "prepare", "train" or "evaluate".
         reason: what was wrong.
         remedy: what to do about it.
     """

@@ -17,6 +17,8 @@ from segformer3d.errors import FederationError, ReplyError
 from server.mailbox import Answer, Mailbox, Unusable, pause_after
 from server.replies import SetAside, check_prepare, set_aside
 
+PHASE = "prepare"  # for people; Flower's message type is "query"
+
 
 @dataclass(frozen=True)
 class Member:
@@ -101,7 +103,7 @@ class Roster:
         if newcomers:
             records = self._request.encode()
             for node in self._mailbox.send(PREPARE, "0", newcomers, records, self._deadline_s):
-                self._failed[node] = SetAside(f"node {node}", PREPARE, "it could not be asked", "restart the site")
+                self._failed[node] = SetAside(f"node {node}", PHASE, "it could not be asked", "restart the site")
                 self._report(self._failed[node])
 
     def _ready(self, online: set[int]) -> tuple[Member, ...]:
@@ -121,10 +123,10 @@ class Roster:
         name = known.site if known else f"node {answer.node}"
         content = answer.content
         if isinstance(content, Unusable):
-            return SetAside(name, PREPARE, content.reason, content.remedy)
+            return SetAside(name, PHASE, content.reason, content.remedy)
         if isinstance(content, Error):
             failure = read_error(content, name, PREPARE)
-            return SetAside(failure.site, PREPARE, failure.reason, failure.remedy)
+            return SetAside(failure.site, PHASE, failure.reason, failure.remedy)
         return self._admit(answer.node, name, content)
 
     def _admit(self, node: int, name: str, content: RecordDict) -> Member | SetAside:
@@ -133,10 +135,10 @@ class Roster:
             name = reply.site
             check_prepare(reply, self._request.run, len(self._request.task.structures))
         except ReplyError as error:
-            return set_aside(name, PREPARE, error)
+            return set_aside(name, PHASE, error)
         namesakes = [other for other, member in self._members.items() if member.site == name and other != node]
         if set(namesakes) & self._mailbox.online():
-            return SetAside(name, PREPARE, f"another site is called {name} too", "give each site a name of its own")
+            return SetAside(name, PHASE, f"another site is called {name} too", "give each site a name of its own")
         for gone in namesakes:  # the same site, restarted
             del self._members[gone]
         return Member(node, reply)

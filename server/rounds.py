@@ -7,7 +7,7 @@ begins.
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -42,7 +42,7 @@ from server.records import (
     score,
 )
 from server.replies import SetAside, set_aside_outliers
-from server.roster import Roster
+from server.roster import Member, Roster
 from server.state import Best, ServerState, check_resumable, newest_state, read_state, write_state
 
 BEST_FILE, LAST_FILE, RESULT_FILE = "best.safetensors", "last.safetensors", "result.json"
@@ -84,7 +84,9 @@ class Federation:
         members = self._roster.gather(settle=True)
         self._emit(SitesReady(tuple(member.ready for member in members)))
         while self._state.round < self._settings.rounds:
-            self._play_round()
+            self._play_round(members)
+            if self._state.round < self._settings.rounds:
+                members = self._roster.gather(settle=False)
         return self._finish()
 
     def _take_folder(self) -> None:
@@ -99,9 +101,8 @@ class Federation:
                 raise FederationError(f"{there}; resume it, or choose another folder")
         begin_rounds(self._folder, self._state.history)
 
-    def _play_round(self) -> None:
+    def _play_round(self, members: Sequence[Member]) -> None:
         began = time.perf_counter()
-        members = self._roster.gather(settle=False)
         number = self._state.round + 1
         self._emit(RoundStarted(number, self._settings.rounds, tuple(member.site for member in members)))
         received = self._exchange.ask(self._train_question(number), members)

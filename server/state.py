@@ -14,17 +14,18 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from client.contract import RUN
 from client.weights import Weights, check_layout, weights_of
 from segformer3d.errors import CheckpointError, ConfigurationError, ReplyError
-from segformer3d.files import storage_errors, write_atomic
+from segformer3d.files import storage_errors, write_bytes
 from segformer3d.model import build
 from server.federation import FederationSettings
 
 FORMAT = "segfed-state-1"
 KEPT = 2
+_DESCRIPTION = "segfed"
 _NAME = re.compile(r"state-(\d{4,})\.safetensors")
 _FIELDS: Mapping[str, type] = {"run": str, "round": int, "fingerprint": dict, "history": list}
 
@@ -83,11 +84,11 @@ def write_state(folder: Path, state: ServerState) -> Path:
         StorageError: it cannot be written; the older states are untouched.
     """
     path = state_path(folder, state.round)
-    described = {name: getattr(state, name) for name in _FIELDS}
     best = [state.best.round, state.best.dice] if state.best else None
-    metadata = {"format": FORMAT, "state": json.dumps({**described, "best": best}, allow_nan=False)}
+    described = {"format": FORMAT, **{name: getattr(state, name) for name in _FIELDS}, "best": best}
     tensors = {name: np.asarray(value, order="C") for name, value in state.weights.items()}
-    write_atomic(path, lambda temporary: save_file(tensors, temporary, metadata))
+    # Not safetensors' save_file, because it hides what the system said of a full disk.
+    write_bytes(path, save(tensors, {_DESCRIPTION: json.dumps(described, allow_nan=False)}))
     for old in sorted(_states(folder), key=_round_of)[:-KEPT]:
         with storage_errors(old):
             old.unlink(missing_ok=True)
@@ -105,20 +106,16 @@ def read_state(path: Path) -> ServerState:
     Raises:
         CheckpointError: the file is missing, truncated, foreign, or says what cannot be.
     """
-    weights, metadata = _read(path)
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is no server state of segfed; point to the run folder that a run has written")
-    try:
-        values = json.loads(metadata["state"])
-        best = None if values["best"] is None else Best(*values.pop("best"))
-        fields = {name: values[name] for name in _FIELDS}
-    except (KeyError, ValueError, TypeError) as error:
-        raise _unreadable(path, "its description is incomplete") from error
-    if any(type(fields[name]) is not kind for name, kind in _FIELDS.items()) or fields["round"] < 0:
+    weights, values = _read(path)
+    best = values.get("best")
+    if any(type(values.get(name)) is not kind for name, kind in _FIELDS.items()) or values["round"] < 0:
+        raise _unreadable(path, "its description is not what segfed writes")
+    if best is not None and not (isinstance(best, list) and [type(value) for value in best] == [int, float]):
         raise _unreadable(path, "its description is not what segfed writes")
     if not all(np.isfinite(value).all() for value in weights.values()):
         raise _unreadable(path, "its weights are not finite")
-    return ServerState(**{**fields, "history": tuple(fields["history"])}, weights=weights, best=best)
+    fields = {**{name: values[name] for name in _FIELDS}, "history": tuple(values["history"])}
+    return ServerState(**fields, weights=weights, best=None if best is None else Best(*best))
 
 
 def check_resumable(state: ServerState, settings: FederationSettings) -> None:
@@ -143,14 +140,19 @@ def _check_architecture(weights: Weights, settings: FederationSettings, what: st
         raise CheckpointError(f"{what} is of another architecture than task {settings.task.name}: {error}") from error
 
 
-def _read(path: Path) -> tuple[Weights, dict[str, str]]:
+def _read(path: Path) -> tuple[Weights, dict[str, Any]]:
+    """The weights, and what the file says of itself."""
     if not path.is_file():
         raise CheckpointError(f"there is no server state {path}")
     try:
         with safe_open(path, "np") as stored:
-            return {name: stored.get_tensor(name) for name in stored.keys()}, dict(stored.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+            weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            values = json.loads((stored.metadata() or {}).get(_DESCRIPTION, "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
         raise _unreadable(path, str(error)) from error
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is no server state of segfed; point to the run folder that a run has written")
+    return weights, values
 
 
 def _unreadable(path: Path, reason: str) -> CheckpointError:

@@ -1,0 +1,1 @@
+"""Federations on one machine: synthetic hospitals, partitions, engines, comparisons."""

@@ -67,7 +67,7 @@ _GAMMA = (0.8, 1.25)
 _BLUR = (0.3, 0.8)
 _AXES = ("RAS", "LPS", "RAS", "PIR")
 _TILT_DEGREES = (0.0, 0.0, 9.0, 0.0)
-# Roberts' R5 sequence: inverse powers of the root of x^6 = x + 1 spread any number of sites evenly over the five ranges.
+# Roberts' R5 sequence: inverse powers of the root of x^6 = x + 1 spread any number of sites evenly over five ranges.
 # The gain takes the one nearest to the golden ratio, which keeps the gains of neighbouring sites furthest apart.
 _STEPS = 1.1347241384015194 ** -np.array([4.0, 1.0, 2.0, 3.0, 5.0])
 

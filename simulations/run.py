@@ -39,7 +39,8 @@ from simulations.report import Journal, print_comparison, write_report
 from simulations.settings import SimulationSettings, cores
 from simulations.site_folders import FederationFolders
 
-RUN_FILE, ENGINE_LOG, SITES, WORK, RIVALS, EVALUATION = "run.json", "engine.log", "sites", "work", "compared", "evaluation"
+RUN_FILE, ENGINE_LOG = "run.json", "engine.log"
+SITES, WORK, RIVALS, EVALUATION = "sites", "work", "compared", "evaluation"
 # The built-in federation: small enough for a laptop's patience, large enough that it learns.
 PHANTOMS_PER_SITE, PHANTOMS_HELD_OUT = 12, 8
 
@@ -88,7 +89,7 @@ def start_simulation(settings: SimulationSettings, out: Path | None) -> Path:
     task = settings.resolve_task()
     folder = out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{task.name}"
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigurationError(f"{folder} exists and is not empty; choose another --out, or go on with --resume {folder}")
+        raise ConfigurationError(f"{folder} is not empty; choose another --out, or go on with --resume {folder}")
     choose_device(settings.device)
     threads = max(1, cores() // settings.at_once)
     run = Run(folder, f"{datetime.now():%Y%m%d-%H%M%S}", settings, task, threads)
@@ -125,7 +126,8 @@ def _play(run: Run) -> Path:
         evaluation = _measure(console, run)
         rivals = _compare(console, run) if run.settings.compare else {}
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"nothing that was finished is lost; go on with: segfed simulate --resume {run.folder}") from None
+        hint = f"nothing that was finished is lost; go on with: segfed simulate --resume {run.folder}"
+        raise KeyboardInterrupt(hint) from None
     seconds = journal.earlier_seconds + time.perf_counter() - began
     summary = write_report(run.folder, run.settings, run.task, journal, evaluation, rivals, seconds)
     print_table(evaluation, console)
@@ -241,4 +243,3 @@ def _compare(console: Console, run: Run) -> dict[str, dict[str, Any]]:
     rivals = rivals_of(run.sites.sites, run.folder / RIVALS)
     with console.status(f"training {len(rivals)} models to compare with: pooled, and each site alone"):
         return train_rivals(rivals, budget, asked.at_once)
-

@@ -1,4 +1,4 @@
-"""The settings of a simulated federation: one frozen, validated, JSON-able value; its defaults are the recommended run."""
+"""The settings of a simulated federation: one frozen, validated value; its defaults are the recommended run."""
 
 import os
 from collections.abc import Mapping
@@ -66,13 +66,17 @@ class SimulationSettings:
                 raise ConfigurationError(f"{option(name)} must be a whole number in [{low}, {high}], got {value!r}")
         for name, known in (("partition", tuple(PARTITIONS)), ("engine", ENGINES)):
             if getattr(self, name) not in known:
-                raise ConfigurationError(f"{option(name)} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+                raise ConfigurationError(
+                    f"{option(name)} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
+                )
         if type(self.held_out) not in (int, float) or not 0 < self.held_out < 1:
             raise ConfigurationError(f"--held-out must be in (0, 1), got {self.held_out!r}")
         if type(self.round_deadline) not in (int, float) or not 1 <= self.round_deadline <= 30 * 86400:
             raise ConfigurationError(f"--round-deadline must be 1 second to 30 days, got {self.round_deadline!r}")
         if self.minimum_sites is not None and self.minimum_sites > self.sites:
-            raise ConfigurationError(f"--minimum-sites ({self.minimum_sites}) cannot be more than --sites ({self.sites})")
+            raise ConfigurationError(
+                f"--minimum-sites ({self.minimum_sites}) cannot be more than --sites ({self.sites})"
+            )
 
     @property
     def needed_sites(self) -> int:

@@ -2,22 +2,15 @@
 
 Flower's `run_simulation` returns nothing, runs the ServerApp in a thread and loses the exception it ends with. Here it
 runs in a thread itself, with a ServerApp that only hands out its grid; the real one runs in the calling thread, so what
-it raises, Ctrl-C included, is what the caller gets. Ray listens on the loopback interface only, keeps its files in a
-temporary folder, and is gone when the ServerApp is.
+it raises, Ctrl-C included, is what the caller gets.
 """
 
-import os
 import queue
-import signal
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from logging import ERROR, getLogger
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -27,11 +20,11 @@ from flwr.server.superlink.fleet.vce.backend import raybackend
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 from flwr.simulation.ray_transport.ray_actor import BasicActorPool
-from ray._private import worker as ray_worker
 
-from segformer3d.errors import ConfigurationError, FederationError
+from segformer3d.errors import FederationError
 from simulations.engines.grid import POLL_SECONDS, EngineGrid
 from simulations.engines.logs import flower_logs_to
+from simulations.engines.quiet_ray import ray_on_this_machine, replaced
 from simulations.engines.settings import EngineSettings
 from simulations.engines.source import ClientSource, SourcedClientApp
 
@@ -40,12 +33,10 @@ RESOURCES = {"num_cpus": 1, "num_gpus": 0}  # of a site; its settings choose the
 
 def run(server_app: ServerApp, source: ClientSource, sites: int, settings: EngineSettings) -> None:
     """See `simulations.engines.run_ray`."""
-    if sites < 1:
-        raise ConfigurationError(f"a federation needs at least 1 site, got {sites}")
     source.make()  # a mistake in it is raised here, as itself, rather than answered to every message
     with (
         flower_logs_to(settings.log),
-        _ray(settings.workers(sites)),
+        ray_on_this_machine(settings.workers(sites)),
         _simulation(SourcedClientApp(source), sites) as (grid, context),
     ):
         server_app(grid=grid, context=context)
@@ -73,6 +64,11 @@ class _Desk:
 class _Actors(BasicActorPool):
     """Flower's pool of site processes, with two additions: a dead one is replaced, and all of them can be ended."""
 
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._ending = threading.Lock()
+        self._terminated = False
+
     def fetch_result_and_return_actor_to_pool(self, future: Any) -> tuple[Message, Context]:
         try:
             return super().fetch_result_and_return_actor_to_pool(future)
@@ -82,8 +78,16 @@ class _Actors(BasicActorPool):
             raise
 
     def end(self) -> None:
-        for actor in (*self.pool, *self._future_to_actor.values()):
-            ray.kill(actor)
+        with self._ending:
+            if not self._terminated:
+                for actor in (*self.pool, *self._future_to_actor.values()):
+                    ray.kill(actor)
+
+    def terminate_all_actors(self) -> None:
+        """Flower stops Ray right after it; `ray.kill` would then start another one."""
+        with self._ending:
+            self._terminated = True
+            super().terminate_all_actors()
 
 
 @contextmanager
@@ -103,7 +107,7 @@ def _simulation(client_app: ClientApp, sites: int) -> Iterator[tuple[EngineGrid,
         pools.append(_Actors(**arguments))
         return pools[-1]
 
-    with _replaced(raybackend, "BasicActorPool", make_pool), ThreadPoolExecutor(1) as thread:
+    with replaced(raybackend, "BasicActorPool", make_pool), ThreadPoolExecutor(1) as thread:
         simulation = thread.submit(
             run_simulation, stage, client_app, sites, backend_config={"client_resources": dict(RESOURCES)}
         )
@@ -134,82 +138,3 @@ def _wait_for_nodes(
 def _check(simulation: Future[None]) -> None:
     if simulation.done():
         raise FederationError("Flower's simulation engine has stopped; see its log") from simulation.exception()
-
-
-@contextmanager
-def _ray(cpus: int) -> Iterator[None]:
-    """A quiet Ray of our own, on this machine, for the `with` block."""
-    with (
-        tempfile.TemporaryDirectory(prefix="segfed-ray-", ignore_cleanup_errors=True) as folder,
-        _environment(_switches(folder)),
-        _signals_kept(),
-        _replaced(ray_worker, "print_to_stdstream", _log_output),
-    ):
-        try:
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=ERROR,
-                runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(_import_path())}},
-                _node_ip_address="127.0.0.1",
-                _temp_dir=folder,
-            )
-            yield
-        finally:
-            ray.shutdown()
-
-
-def _switches(folder: str) -> dict[str, str]:
-    return {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # sites see the GPUs of this machine, as in every engine
-        "FLWR_HOME": folder,  # Flower writes there even when its telemetry is off
-    }
-
-
-def _import_path() -> list[str]:
-    """Where the sites' processes find the modules that this one finds, wherever they are started."""
-    return [str(Path(entry).resolve()) for entry in sys.path]
-
-
-def _log_output(data: dict[str, Any], ignore_prefix: bool) -> None:
-    """Ray prints the death of a site's process to the terminal, whatever it is told."""
-    getLogger("flwr").error("ray: %s", "\n".join(data["lines"]))
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def _signals_kept() -> Iterator[None]:
-    """Ray takes over SIGTERM and does not give it back."""
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
-    """A name of another package's module, replaced for a while: for what it offers no option."""
-    original = getattr(module, name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        setattr(module, name, original)

@@ -3,7 +3,8 @@
 from flwr.app import Message
 from flwr.clientapp import ClientApp
 
-from simulations.engines.handling import answer, give_id, message_from_bytes, message_to_bytes
+from simulations.engines.handling import answer, give_id
+from simulations.engines.parcels import Parcel, pack_message, unpack_message
 
 
 class InProcess:
@@ -12,7 +13,7 @@ class InProcess:
     Only messages that are still asked for are worked on: what the server has given up on costs no time.
     """
 
-    def __init__(self, app: ClientApp, contexts: dict[int, bytes]) -> None:
+    def __init__(self, app: ClientApp, contexts: dict[int, Parcel]) -> None:
         self._app = app
         self._contexts = contexts  # by node id
         self._waiting: dict[str, Message] = {}
@@ -32,7 +33,7 @@ class InProcess:
 
     def _answer(self, message: Message) -> Message:
         node_id = message.metadata.dst_node_id
-        self._contexts[node_id], reply = answer(self._app, self._contexts[node_id], message_to_bytes(message))
-        answered = message_from_bytes(reply)
+        self._contexts[node_id], reply = answer(self._app, self._contexts[node_id], pack_message(message))
+        answered = unpack_message(reply)
         give_id(answered)
         return answered

@@ -9,11 +9,11 @@ from flwr.serverapp import ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from segformer3d.errors import ConfigurationError
 from simulations.engines.grid import Desk, EngineGrid
 from simulations.engines.handling import new_context
 from simulations.engines.in_process import InProcess
 from simulations.engines.logs import flower_logs_to
+from simulations.engines.parcels import Parcel
 from simulations.engines.pool import WorkerPool
 from simulations.engines.settings import EngineSettings
 from simulations.engines.source import ClientSource
@@ -22,13 +22,13 @@ from simulations.engines.source import ClientSource
 def run_local(server_app: ServerApp, source: ClientSource, sites: int, settings: EngineSettings) -> None:
     """Run a federation in worker processes; one site at a time (`parallel` 1, or one site) works in this process.
 
+    Worker processes import the program that calls this: a script needs its `if __name__ == "__main__":`.
+
     Raises:
         ConfigurationError: `sites` is less than 1.
         FederationError: a worker process cannot start or cannot make the ClientApp.
         Exception: whatever `server_app`, or making the ClientApp in this process, raises.
     """
-    if sites < 1:
-        raise ConfigurationError(f"a federation needs at least 1 site, got {sites}")
     run = Run.create_empty(secrets.randbits(62))
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run.run_id, SUPERLINK_NODE_ID
     node_ids = _node_ids(sites)
@@ -39,7 +39,7 @@ def run_local(server_app: ServerApp, source: ClientSource, sites: int, settings:
 
 
 def _open_desk(
-    source: ClientSource, contexts: dict[int, bytes], settings: EngineSettings
+    source: ClientSource, contexts: dict[int, Parcel], settings: EngineSettings
 ) -> AbstractContextManager[Desk]:
     size = settings.workers(len(contexts))
     if size == 1:

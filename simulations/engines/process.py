@@ -1,20 +1,24 @@
-"""The engine's end of a worker process: start it, exchange bytes with it, see it die, end it."""
+"""The engine's end of a worker process: start it, exchange parcels with it, see it die, end it."""
 
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import cast
 
 from segformer3d.errors import FederationError
+from simulations.engines.parcels import Parcel, receive, send
+from simulations.engines.signals import interrupts_held
 from simulations.engines.source import ClientSource
 from simulations.engines.worker import run_worker
+
+WATCH_SECONDS = 0.5
 
 _spawn = multiprocessing.get_context("spawn")
 _children = threading.Lock()  # multiprocessing starts and reaps processes without one
@@ -51,7 +55,7 @@ class WorkerProcess:
                 raise WorkerDiedError("it was ended")
             self._child = _start(self._source, self._log)
 
-    def exchange(self, context: bytes, message: bytes) -> tuple[bytes, bytes]:
+    def exchange(self, context: Parcel, message: Parcel) -> tuple[Parcel, Parcel]:
         """The context after a message, and the reply. A worker that dies over it is replaced by a new one.
 
         `start` comes first.
@@ -63,9 +67,11 @@ class WorkerProcess:
         child = cast(_Child, self._child)
         self._wait_until_ready(child)
         try:
-            child.connection.send_bytes(context)
-            child.connection.send_bytes(message)
-            return child.connection.recv_bytes(), child.connection.recv_bytes()
+            _check(child)
+            send(child.connection, context)
+            send(child.connection, message)
+            _wait_for_bytes(child)
+            return receive(child.connection), receive(child.connection)
         except (EOFError, OSError):
             died = WorkerDiedError(_bury(child))
             self.start()
@@ -82,6 +88,7 @@ class WorkerProcess:
         if child.ready:
             return
         try:
+            _wait_for_bytes(child)
             complaint = child.connection.recv_bytes().decode()
         except (EOFError, OSError):
             complaint = f"a process for the sites' work ended while it started ({_bury(child)}); see {self._log}"
@@ -93,10 +100,23 @@ class WorkerProcess:
 def _start(source: ClientSource, log: Path) -> _Child:
     ours, theirs = _spawn.Pipe()
     process = _spawn.Process(target=run_worker, args=(theirs, source, str(log)))
-    with _interrupts_blocked():
+    resource_tracker.ensure_running()  # starting the first process would start it, and let Ctrl-C through again
+    with interrupts_held():  # Ctrl-C is for the engine to handle
         process.start()
     theirs.close()  # or its end would never be seen
     return _Child(process, ours)
+
+
+def _wait_for_bytes(child: _Child) -> None:
+    """The connection stays open as long as anything lives that the worker has started, so the worker is watched too."""
+    while not child.connection.poll(WATCH_SECONDS):
+        _check(child)
+
+
+def _check(child: _Child) -> None:
+    with _children:
+        if not child.process.is_alive() and not child.connection.poll():
+            raise EOFError
 
 
 def _bury(child: _Child) -> str:
@@ -122,13 +142,3 @@ def _describe(code: int | None) -> str:
         return f"exit status {code}"
     name = signal.Signals(-code).name
     return f"{name}, often too little memory: let fewer sites work in parallel" if name == "SIGKILL" else name
-
-
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """A process inherits the signals that are blocked where it is started: Ctrl-C is for the engine to handle."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

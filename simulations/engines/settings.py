@@ -26,5 +26,11 @@ class EngineSettings:
             raise ConfigurationError(f"parallel must be a whole number of at least 1, got {self.parallel!r}")
 
     def workers(self, sites: int) -> int:
-        """How many processes it takes to serve `sites` sites."""
+        """How many processes it takes to serve `sites` sites.
+
+        Raises:
+            ConfigurationError: there is no site.
+        """
+        if sites < 1:
+            raise ConfigurationError(f"a federation needs at least 1 site, got {sites}")
         return min(self.parallel, sites)

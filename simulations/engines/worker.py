@@ -1,7 +1,7 @@
 """A process that does sites' work: it makes the ClientApp once, then answers messages until nobody sends any.
 
-Frames on the connection: the worker first sends one that is empty (ready) or says why it cannot work; then every
-context and message it receives are answered by a context and a reply.
+On the connection, the worker first sends bytes that are empty (ready) or say why it cannot work; then every context and
+message it receives are answered by a context and a reply.
 """
 
 import os
@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection, wait
 
 from segformer3d.errors import SegfedError
 from simulations.engines.handling import answer
+from simulations.engines.parcels import Parcel, receive, send
 from simulations.engines.source import ClientSource
 
 
@@ -29,13 +30,13 @@ def run_worker(connection: Connection, source: ClientSource, log: str) -> None:
     connection.send_bytes(b"")
     while True:
         context, message = _receive(connection)
-        for frame in answer(app, context, message):
-            connection.send_bytes(frame)
+        for parcel in answer(app, context, message):
+            send(connection, parcel)
 
 
-def _receive(connection: Connection) -> tuple[bytes, bytes]:
+def _receive(connection: Connection) -> tuple[Parcel, Parcel]:
     try:
-        return connection.recv_bytes(), connection.recv_bytes()
+        return receive(connection), receive(connection)
     except EOFError:
         sys.exit(0)
 

@@ -65,7 +65,9 @@ def test_another_version_is_refused_by_name(message: Anything, version: int) -> 
     records = message.encode()
     record = next(record for record in records.values() if isinstance(record, ConfigRecord))
     record["contract"] = version
-    with pytest.raises(ReplyError, match=rf"speaks version .* of the message contract, and this end {CONTRACT_VERSION}"):
+    with pytest.raises(
+        ReplyError, match=rf"speaks version .* of the message contract, and this end {CONTRACT_VERSION}"
+    ):
         type(message).decode(records)
 
 

@@ -39,7 +39,9 @@ def npy(array: np.ndarray, *, allow_pickle: bool = False) -> bytes:
     return buffer.getvalue()
 
 
-def record(data: bytes, dtype: str = "float32", shape: tuple[int, ...] = (2,), stype: str = "numpy.ndarray") -> ArrayRecord:
+def record(
+    data: bytes, dtype: str = "float32", shape: tuple[int, ...] = (2,), stype: str = "numpy.ndarray"
+) -> ArrayRecord:
     return ArrayRecord({"a": Array(dtype, shape, stype, data)})
 
 

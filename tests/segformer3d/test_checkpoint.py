@@ -57,8 +57,8 @@ def test_what_is_saved_is_loaded_bit_by_bit(tmp_path: Path, tiny_task: Task, nor
     assert loaded.state_dict().keys() == model.state_dict().keys()
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
     assert load_task(path) == tiny_task
-    _, metadata = read_weights(path)
-    assert json.loads(metadata["notes"]) == {"round": 7}
+    _, described = read_weights(path)
+    assert described["notes"] == {"round": 7}
     assert [file.name for file in path.parent.iterdir()] == ["model.safetensors"]
 
 
@@ -81,7 +81,7 @@ def test_a_full_disk_leaves_the_older_model_and_nothing_else(
     path = tmp_path / "model.safetensors"
     save(path, build(tiny_config))
     before = path.read_bytes()
-    with full_disk(len(before) // 2), pytest.raises(StorageError, match="cannot write .* free space") as refused:
+    with full_disk(len(before) // 2), pytest.raises(StorageError, match=r"cannot write .* free space") as refused:
         save(path, scrambled(tiny_config))
     one_line(refused)
     assert isinstance(refused.value.__cause__, OSError)  # the reason that a site reports to its coordinator
@@ -141,7 +141,10 @@ def test_heads_that_the_published_rule_cannot_guess_may_be_named(golden: Golden)
     [
         ({"num_heads": (3, 2, 5, 8)}, "must be a multiple of its heads"),
         ({"colour": "blue"}, "unknown model setting 'colour'"),
-        ({"sr_ratios": (2, 2, 1, 1)}, r"of another architecture: stages\.0\.blocks\.0\.attention\.reduce\.weight has shape"),
+        (
+            {"sr_ratios": (2, 2, 1, 1)},
+            r"of another architecture: stages\.0\.blocks\.0\.attention\.reduce\.weight has shape",
+        ),
         ({"sr_ratios": (1, 2, 1, 1)}, "of another architecture: it has an unknown stages"),
     ],
 )
@@ -226,12 +229,12 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
             load(tmp_path / name)
 
 
-def rewritten(path: Path, drop: str | None = None, metadata: dict[str, str] | None = None, **more: Tensor) -> Path:
-    """A file of ours with some of its content exchanged."""
-    weights, described = read_weights(path)
+def rewrite(path: Path, drop: str | None = None, described: Any = None, **more: Tensor) -> None:
+    """Exchange some of the content of a file of ours."""
+    weights, before = read_weights(path)
     weights = {name: value for name, value in {**weights, **more}.items() if name != drop}
-    save_file(weights, path, {**described, **(metadata or {})})
-    return path
+    after = {**before, **described} if isinstance(described, dict) else described or before
+    save_file(weights, path, {"segfed": after if isinstance(after, str) else json.dumps(after)})
 
 
 @pytest.mark.parametrize(
@@ -240,12 +243,14 @@ def rewritten(path: Path, drop: str | None = None, metadata: dict[str, str] | No
         ({"drop": "decoder.classify.bias"}, "of another architecture: it lacks decoder.classify.bias"),
         ({"spare": torch.zeros(1)}, "of another architecture: it has an unknown spare"),
         ({"decoder.classify.bias": torch.zeros(4)}, r"decoder.classify.bias has shape \(4,\), not \(3,\)"),
-        ({"metadata": {"format": "segfed-model-9"}}, "not those of a SegFormer3D that segfed can read"),
-        ({"metadata": {"config": "{"}}, "does not describe its model properly"),
-        ({"metadata": {"config": "[1]"}}, "does not describe its model properly"),
-        ({"metadata": {"config": '{"embed_dims": 8}'}}, "does not describe its model properly"),
-        ({"metadata": {"config": '{"colour": 8}'}}, "unknown model setting 'colour'"),
-        ({"metadata": {"config": '{"embed_dims": [8], "num_heads": [3]}'}}, "needs 1 entries, one per stage"),
+        ({"described": {"format": "segfed-model-9"}}, "not those of a SegFormer3D that segfed can read"),
+        ({"described": "{"}, "not those of a SegFormer3D that segfed can read"),
+        ({"described": [1]}, "not those of a SegFormer3D that segfed can read"),
+        ({"described": {"config": None}}, "does not describe its model properly"),
+        ({"described": {"config": [1]}}, "does not describe its model properly"),
+        ({"described": {"config": {"embed_dims": 8}}}, "embed_dims takes one entry per encoder stage, got 8"),
+        ({"described": {"config": {"colour": 8}}}, "unknown model setting 'colour'"),
+        ({"described": {"config": {"embed_dims": [8], "num_heads": [3]}}}, "needs 1 entries, one per stage"),
     ],
 )
 def test_a_file_of_another_architecture_is_refused(
@@ -253,17 +258,17 @@ def test_a_file_of_another_architecture_is_refused(
 ) -> None:
     path = tmp_path / "model.safetensors"
     save(path, build(tiny_config))
-    rewritten(path, **change)
+    rewrite(path, **change)
     with pytest.raises(CheckpointError, match=text) as refused:
         load(path)
     assert str(path) in one_line(refused)
 
 
-@pytest.mark.parametrize("task", ["{", "[]", "3", '{"name": "x"}', '{"structures": [3]}', '{"patch": "abc"}'])
-def test_a_damaged_task_is_refused(tmp_path: Path, tiny_task: Task, task: str) -> None:
+@pytest.mark.parametrize("task", [None, [], 3, "x", {"name": "x"}, {"structures": [3]}, {"patch": "abc"}], ids=str)
+def test_a_damaged_task_is_refused(tmp_path: Path, tiny_task: Task, task: Any) -> None:
     path = tmp_path / "model.safetensors"
     save(path, build(tiny_task.model), tiny_task)
-    rewritten(path, metadata={"task": task})
+    rewrite(path, described={"task": task})
     with pytest.raises(CheckpointError, match="describes its task in a way that this version cannot read") as refused:
         load_task(path)
     one_line(refused)

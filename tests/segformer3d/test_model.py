@@ -88,7 +88,9 @@ def test_the_full_model_has_the_published_number_of_parameters() -> None:
 
 @settings(max_examples=30)
 @given(size=st.tuples(SIDE, SIDE, SIDE), training=st.booleans(), norm=st.sampled_from(["batch", "group"]))
-def test_logits_have_the_size_of_the_volume_whatever_it_is(size: tuple[int, int, int], training: bool, norm: Any) -> None:
+def test_logits_have_the_size_of_the_volume_whatever_it_is(
+    size: tuple[int, int, int], training: bool, norm: Any
+) -> None:
     model = seeded(replace(SMALL, norm=norm)).train(training)
     with torch.no_grad():
         logits = model(torch.randn(1, 1, *size))
@@ -142,7 +144,9 @@ def test_what_is_no_volume_is_refused_in_one_line(tiny_config: ModelConfig, shap
 def test_the_same_seed_gives_the_same_model_and_the_same_logits(tiny_config: ModelConfig) -> None:
     image = torch.randn(2, 1, 9, 10, 11)
     first, second = seeded(tiny_config), seeded(tiny_config)
-    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
     assert torch.equal(first(image), second(image))
     assert not torch.equal(first(image), seeded(tiny_config, seed=1)(image))
 
@@ -209,7 +213,9 @@ def test_upsampling_is_trilinear_interpolation_and_a_crop(
     x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     whole = [n * f for n, f in zip(size, factor, strict=True)]
     kept = [max(1, n - c) for n, c in zip(whole, cut, strict=True)]
-    expected = F.interpolate(x, size=whole, mode="trilinear", align_corners=False)[:, :, : kept[0], : kept[1], : kept[2]]
+    expected = F.interpolate(x, size=whole, mode="trilinear", align_corners=False)[
+        :, :, : kept[0], : kept[1], : kept[2]
+    ]
     torch.testing.assert_close(upsample(x, factor, kept), expected, rtol=0, atol=1e-6)
     channels_last = upsample_channels_last(x.movedim(1, -1).contiguous(), factor, kept)
     torch.testing.assert_close(channels_last.movedim(-1, 1), expected, rtol=0, atol=1e-6)
@@ -224,7 +230,7 @@ def test_upsampling_first_met_in_inference_mode_can_be_trained_through() -> None
 
 
 def published_decoder(decoder: Decoder, maps: list[Tensor], factors: list[int]) -> Tensor:
-    """The published order: project, interpolate to the finest grid, concatenate coarse to fine, fuse, norm, classify."""
+    """The published order: project, interpolate to the finest grid, concatenate coarse to fine, fuse, classify."""
     size = maps[0].shape[1:4]
     parts = []
     for stage in reversed(range(len(maps))):

@@ -18,7 +18,8 @@ def published(shared: Path) -> dict[str, Tensor]:
     """The full-size published state dict, without values."""
     described = json.loads((shared / "reference" / "segformer3d_b0_state_dict.json").read_text())["state_dict"]
     return {
-        name: torch.empty(shape, dtype=getattr(torch, dtype), device="meta") for name, (dtype, shape) in described.items()
+        name: torch.empty(shape, dtype=getattr(torch, dtype), device="meta")
+        for name, (dtype, shape) in described.items()
     }
 
 
@@ -70,7 +71,9 @@ def test_our_own_names_are_not_taken_for_published_ones(published: dict[str, Ten
 
 
 def test_a_foreign_name_is_refused() -> None:
-    with pytest.raises(CheckpointError, match="the published SegFormer3D has no weight called 'backbone.conv1.weight'"):
+    with pytest.raises(
+        CheckpointError, match=r"the published SegFormer3D has no weight called 'backbone\.conv1\.weight'"
+    ):
         translate_name("backbone.conv1.weight")
 
 
@@ -78,13 +81,18 @@ def test_a_foreign_name_is_refused() -> None:
     ("damage", "text"),
     [
         ({"segformer_decoder.linear_pred.weight": None}, "it has no decoder.classify.weight"),
-        ({"segformer_encoder.tf_block2.0.mlp.fc1.weight": None}, "it has no stages.1.blocks.0.feed_forward.expand.weight"),
+        (
+            {"segformer_encoder.tf_block2.0.mlp.fc1.weight": None},
+            "it has no stages.1.blocks.0.feed_forward.expand.weight",
+        ),
         ({"segformer_encoder.embed_1.patch_embeddings.weight": torch.zeros(3)}, "do not have a SegFormer3D's shapes"),
         ({"segformer_decoder.linear_pred.weight": torch.zeros(())}, "do not have a SegFormer3D's shapes"),
         ({"segformer_encoder.tf_block1.0.mlp.fc1.weight": torch.zeros(3, 0)}, "do not have a SegFormer3D's shapes"),
     ],
 )
-def test_a_part_of_a_model_is_refused(published: dict[str, Tensor], damage: dict[str, Tensor | None], text: str) -> None:
+def test_a_part_of_a_model_is_refused(
+    published: dict[str, Tensor], damage: dict[str, Tensor | None], text: str
+) -> None:
     damaged = {name: value for name, value in {**published, **damage}.items() if value is not None}
     with pytest.raises(CheckpointError, match=text):
         infer_config(damaged, {})

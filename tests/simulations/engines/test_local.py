@@ -10,6 +10,7 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from segformer3d.errors import ConfigurationError, FederationError
+from segformer3d.files import StorageError
 from simulations.engines import ClientSource, EngineSettings, run_local
 
 from .conftest import wait_until
@@ -93,6 +94,19 @@ def test_a_site_whose_process_dies_costs_its_message_alone(two: EngineSettings) 
     run(two, main)
 
 
+def test_a_death_is_noticed_even_if_what_the_site_started_lives_on(
+    two: EngineSettings, descendants: Callable[[], list[str]]
+) -> None:
+    def main(grid: Grid) -> None:
+        node = site_nodes(grid)[2]
+        (reply,) = grid.send_and_receive([order(node, VALUES, "orphan", sites=(2,))])
+        assert reply.error.code == ErrorCode.CLIENT_APP_CRASHED
+        assert wait_until(lambda: len(descendants()) <= 2)
+
+    run(two, main)
+    assert descendants() == []
+
+
 def test_a_slow_site_misses_the_deadline_and_holds_up_nobody(two: EngineSettings, tmp_path: Path) -> None:
     end = tmp_path / "end"
 
@@ -174,6 +188,12 @@ def test_nothing_is_printed(settings: EngineSettings, capfd: pytest.CaptureFixtu
 def test_a_message_for_an_unknown_node_is_refused(settings: EngineSettings) -> None:
     with pytest.raises(ValueError, match="no site has the node id 7"):
         run(settings, lambda grid: list(grid.push_messages([order(7, VALUES)])))
+
+
+def test_a_log_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"^cannot write .*engine.log: "):
+        run(EngineSettings(1, tmp_path / "file" / "engine.log"), federate_once)
 
 
 def test_a_federation_needs_a_site(two: EngineSettings) -> None:

@@ -77,6 +77,10 @@ def obey(config: ConfigRecord, site: int) -> None:
             ctypes.string_at(0)
         case "oom":
             os.kill(os.getpid(), signal.SIGKILL)
+        case "orphan":
+            if os.fork() == 0:  # holds every open file of its parent
+                time.sleep(600)
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def work_until_told(end: Path, site: int) -> None:

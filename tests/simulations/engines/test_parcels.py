@@ -1,0 +1,49 @@
+"""Messages and contexts as bytes. Oracle: Flower's own protobuf form, which a round trip must not change."""
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.common.serde import context_to_proto, message_to_proto
+from flwr.supercore.task_identity import TaskIdentity
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
+
+from simulations.engines.parcels import pack_context, pack_message, unpack_context, unpack_message
+
+DTYPES = st.sampled_from([np.float32, np.float64, np.float16, np.int64, np.uint8, np.bool_])
+ARRAYS = DTYPES.flatmap(lambda dtype: st_numpy.arrays(dtype, st_numpy.array_shapes(min_dims=0, min_side=0)))
+ARRAY_RECORDS = st.lists(ARRAYS, max_size=3).map(ArrayRecord)
+NUMBERS = st.integers(-(2**63), 2**63 - 1) | st.floats()
+METRIC_RECORDS = st.dictionaries(st.text(), NUMBERS | st.lists(st.floats())).map(MetricRecord)
+CONFIG_RECORDS = st.dictionaries(st.text(), NUMBERS | st.text() | st.binary() | st.booleans()).map(ConfigRecord)
+RECORDS = st.dictionaries(st.text(), ARRAY_RECORDS | METRIC_RECORDS | CONFIG_RECORDS, max_size=4).map(RecordDict)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def identity() -> None:
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 2, 1
+
+
+@given(RECORDS)
+def test_a_message_arrives_as_it_was(records: RecordDict) -> None:
+    message = Message(records, 7, "train", ttl=9.5, group_id="3")
+    assert same(message_to_proto(unpack_message(pack_message(message))), message_to_proto(message))
+
+
+@given(RECORDS)
+def test_a_context_arrives_as_it_was(records: RecordDict) -> None:
+    context = Context(
+        run_id=2, node_id=2**64 - 1, node_config={"partition-id": 0}, state=records, run_config={"a": "b"}
+    )
+    assert same(context_to_proto(unpack_context(pack_context(context))), context_to_proto(context))
+
+
+def test_an_error_arrives_as_it_was() -> None:
+    reply = Message(Error(2, "why"), reply_to=Message(RecordDict(), 7, "train"))
+    assert same(message_to_proto(unpack_message(pack_message(reply))), message_to_proto(reply))
+
+
+def same(one: object, other: object) -> bool:
+    """As bytes: protobuf messages with NaN in them differ from themselves."""
+    return one.SerializeToString(deterministic=True) == other.SerializeToString(deterministic=True)
