@@ -69,8 +69,9 @@ class Journal:
     def overhead_share(self) -> float:
         """The share of the federation's time that is not the sites' training and measuring.
 
-        Messages, aggregation, process start, reading the data, checkpoints, and cores that waited. The sites' own time is what it would be on `at_once` cores with nothing in between: the longest site, or the sum over the
-        cores, whichever is more.
+        Messages, aggregation, process start, reading the data, checkpoints, and cores that waited for others. The
+        sites' own time is what it would be on `at_once` cores with nothing in between: the longest site, or the sum
+        over the cores, whichever is more.
         """
         final = [report.seconds for report in self.final.sites.values()]
         own = [self._makespan(_site_seconds(record)) for record in self._own_rounds]

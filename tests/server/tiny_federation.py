@@ -28,6 +28,7 @@ from client.contract import (
     TrainRequest,
 )
 from client.weights import COUNTER, MEAN, VARIANCE, Weights
+from segformer3d.settings import TrainingSettings
 from segformer3d.training import TrainingReport, ValidationReport
 from server.federation import FederationSettings
 from server.records import Event

@@ -1,0 +1,46 @@
+"""The summary of a run: what the federation cost, worked by hand, and the hash of the weights."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from segformer3d.training import ValidationReport
+from server.records import RunFinished, RunRecord, Score
+from simulations.report import Journal, weights_sha256
+
+
+def journal_of(rounds: list[list[float]], final: list[float], wall: float, at_once: int) -> Journal:
+    """A journal of rounds whose sites computed for so many seconds."""
+    journal = Journal(at_once, [])
+    sites = {f"site-{n}": ValidationReport((0.5,), 1.0, 1, seconds) for n, seconds in enumerate(final)}
+    score = Score(len(rounds), (0.5,), 0.5, 1.0, 1)
+    journal.note(RunFinished(RunRecord("run", len(rounds), score, None, sites, ())))
+    for seconds in rounds:
+        journal._own_rounds.append({"sites": [{"training_seconds": s, "validation_seconds": 0.0} for s in seconds]})
+    journal._seconds = wall
+    return journal
+
+
+def test_overhead_is_what_the_sites_did_not_compute():
+    """Two cores. 4 + 4 + 2 + 2 s take 6 s; 7 + 1 s take 7 s, the longest; 1 + 1 s take 1 s: 14 of 16 s in all."""
+    journal = journal_of([[4, 4, 2, 2], [7, 1]], [1, 1], wall=16.0, at_once=2)
+    assert journal.overhead_share == pytest.approx(1 - (6 + 7 + 1) / 16)
+
+
+def test_overhead_is_never_negative():
+    assert journal_of([[4, 4]], [0, 0], wall=3.9, at_once=2).overhead_share == 0.0
+
+
+def test_the_hash_is_that_of_names_types_shapes_and_bytes(tmp_path):
+    a, b = np.arange(6, dtype=np.float32).reshape(2, 3), np.array(7, dtype=np.int64)
+    save_file({"b": b, "a": a}, tmp_path / "model.safetensors", {"note": "metadata does not count"})
+    expected = hashlib.sha256(b"a float32 (2, 3)\n" + a.tobytes() + b"b int64 ()\n" + b.tobytes()).hexdigest()
+    assert weights_sha256(tmp_path / "model.safetensors") == expected
+
+
+def test_rounds_of_an_earlier_session_count_in_its_seconds():
+    journal = Journal(2, [{"seconds": 2.5, "sites": []}, {"seconds": 2.5, "sites": []}])
+    assert journal.earlier_seconds == 5.0
+    assert len(journal.rounds) == 2
