@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segformer3d.config import ModelConfig, Triple
+from segformer3d.depthwise import DepthwiseConv
 from segformer3d.layers import conv_channels_last, make_norm, pad_to_multiple
 
 
@@ -69,13 +70,13 @@ class MixFeedForward(nn.Module):
         super().__init__()
         hidden = channels * ratio
         self.expand = nn.Linear(channels, hidden)
-        self.depthwise = nn.Conv3d(hidden, hidden, kernel_size=3, padding=1, groups=hidden)
+        self.depthwise = DepthwiseConv(hidden)
         self.norm = make_norm(norm, hidden)
         self.contract = nn.Linear(hidden, channels)
 
     def forward(self, x_BDHWC: Tensor) -> Tensor:
         """Mix each voxel with its neighbours; the map keeps its shape."""
-        mixed = conv_channels_last(self.expand(x_BDHWC), self.depthwise)
+        mixed = self.depthwise(self.expand(x_BDHWC))
         y_BDHWC: Tensor = self.contract(F.gelu(self.norm(mixed)))
         return y_BDHWC
 
