@@ -9,10 +9,8 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from numpy.typing import NDArray
 from segformer3d.cases import CaseFiles, find_cases
 from segformer3d.errors import CaseError, DataError
 from segformer3d.files import write_bytes, write_json
+from segformer3d.processes import map_in_processes
 from segformer3d.tasks import Task
 from segformer3d.volumes import model_size, read_case, resample_image, resample_label, scale_intensity
 
@@ -106,8 +105,7 @@ def prepare(
     files = find_cases(folder)
     work = partial(_prepare_or_set_aside, task=task, cache=cache)
     if workers > 1 and len(files) > 1:
-        with ProcessPoolExecutor(min(workers, len(files)), mp_context=get_context("spawn")) as pool:
-            results = list(pool.map(work, files, chunksize=max(1, len(files) // (workers * 8))))
+        results = map_in_processes(work, files, workers)
     else:
         results = [work(case) for case in files]
     cases = [result for result in results if isinstance(result, PreparedCase)]

@@ -2,8 +2,9 @@
 
 PyTorch's CPU kernels run the forward pass of a depthwise convolution at memory speed and its backward pass 10 to 40
 times slower: a third of a training step. Both gradients have quick forms. That of the input is again a depthwise
-convolution, with the kernel mirrored. That of the weight is, for each of the 27 offsets, a sum of products of the shifted
-input and the gradient. The numbers are those of `F.conv3d` up to the order of summation; GPUs keep their own kernels.
+convolution, with the kernel mirrored. That of the weight is, for each of the 27 offsets, a sum of products of the
+shifted input and the gradient. The numbers are those of `F.conv3d` up to the order of summation; GPUs keep their own
+kernels.
 """
 
 from itertools import product

@@ -6,9 +6,8 @@ federation. They run in processes of their own, as many at a time as sites do.
 
 import json
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from segformer3d.dataset import SiteData, prepare
 from segformer3d.evaluation import evaluate
 from segformer3d.fit import Plan, fit
 from segformer3d.inference import choose_device
+from segformer3d.processes import map_in_processes
 from segformer3d.settings import TrainingSettings
 from segformer3d.tasks import Task, task_from_json
 
@@ -58,12 +58,10 @@ def train_rivals(rivals: Sequence[Rival], budget: Budget, at_once: int) -> dict[
     """Train and measure every rival; their metrics by name, as in their `metrics.json`.
 
     Raises:
-        SegfedError: a rival's data or the disk is not as it must be.
+        SegfedError: a rival's data or the disk is not as it must be, or its process died.
     """
-    with ProcessPoolExecutor(at_once, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(_train_rival, _spoken(rival), _told(budget)): rival.name for rival in rivals}
-        done = {futures[future]: future.result() for future in as_completed(futures)}
-    return {rival.name: done[rival.name] for rival in rivals}
+    measured = map_in_processes(partial(_train_rival, told=_told(budget)), [_spoken(r) for r in rivals], at_once)
+    return {rival.name: metrics for rival, metrics in zip(rivals, measured, strict=True)}
 
 
 def _train_rival(rival: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,63 @@
+"""Work in processes: results in order, errors as themselves, a dead worker is said, Ctrl-C leaves nothing running."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing import active_children
+
+import pytest
+
+from segformer3d.errors import CaseError
+from segformer3d.processes import ProcessError, map_in_processes
+
+SLEEPERS = """
+import sys, time
+from segformer3d.processes import map_in_processes
+if __name__ == "__main__":
+    print("started", flush=True)
+    map_in_processes(time.sleep, [600, 600], 2)
+"""
+
+
+def refuse(_: int) -> None:
+    raise CaseError("the case is damaged")
+
+
+def test_results_come_in_the_order_of_the_items():
+    assert map_in_processes(abs, [-3, -1, -2], 2) == [3, 1, 2]
+
+
+def test_an_error_in_a_process_is_raised_here_and_ends_the_others():
+    before = set(active_children())
+    with pytest.raises(CaseError, match="damaged"):
+        map_in_processes(refuse, [1, 2], 2)
+    for child in set(active_children()) - before:
+        child.join(timeout=30)
+    assert set(active_children()) <= before
+
+
+def test_a_process_that_dies_is_one_line():
+    with pytest.raises(ProcessError, match="memory"):
+        map_in_processes(os._exit, [1], 1)
+
+
+def test_an_interrupt_ends_parent_and_children_at_once(tmp_path):
+    script = tmp_path / "sleepers.py"
+    script.write_text(SLEEPERS)
+    process = subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(2)  # the children are up, or on their way: either must end
+        began = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to the whole group
+        process.communicate(timeout=60)
+        assert time.monotonic() - began < 30
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode != 0
