@@ -12,7 +12,7 @@ from client.site import SiteSettings
 from client.site_log import write_log
 from client.weights import Weights, is_buffer, load_weights, weights_of
 from segformer3d.dataset import SiteData, prepare
-from segformer3d.model import SegFormer3D, build
+from segformer3d.model import SegFormer3D, skeleton
 from segformer3d.tasks import Task
 from segformer3d.training import Part, train_part, validate
 
@@ -84,7 +84,7 @@ def _set_up(site: SiteSettings, task: Task, weights: Weights) -> tuple[torch.dev
     if device.type == "cuda":
         _make_gpu_deterministic()
     data = _data_of_site.get((site, task)) or _prepare(site, task)
-    model = build(task.model)
+    model = skeleton(task.model)
     load_weights(model, weights)
     return device, data, model
 

@@ -46,8 +46,14 @@ def load_weights(model: SegFormer3D, weights: Weights) -> None:
     Raises:
         ReplyError: a name, shape or dtype is not the model's.
     """
-    check_layout(weights, weights_of(model))
-    model.load_state_dict({name: torch.tensor(value) for name, value in weights.items()})
+    check_layout(weights, layout_of(model))
+    model.load_state_dict({name: torch.tensor(value) for name, value in weights.items()}, assign=True)
+
+
+def layout_of(model: SegFormer3D) -> Weights:
+    """Arrays with the names, shapes and dtypes of a model's weights and any values; the model may be a skeleton."""
+    state = model.state_dict()
+    return {name: np.empty(tuple(v.shape), str(v.dtype).removeprefix("torch.")) for name, v in state.items()}
 
 
 def check_layout(weights: Weights, expected: Weights) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from segformer3d.config import ModelConfig
 from segformer3d.errors import CheckpointError, ConfigurationError
 from segformer3d.files import write_bytes
-from segformer3d.model import SegFormer3D, build
+from segformer3d.model import SegFormer3D, skeleton
 from segformer3d.published import infer_config, is_published, translate
 from segformer3d.tasks import Task, task_from_json
 
@@ -57,7 +57,7 @@ def load(path: Path | str, **config: Any) -> SegFormer3D:
     if described.get("format") != FORMAT:
         raise CheckpointError(f"{path} holds weights, but not those of a SegFormer3D that segfed can read")
     try:
-        model = build(ModelConfig.from_json(described["config"]))
+        model = skeleton(ModelConfig.from_json(described["config"]))
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"{path} does not describe its model properly ({error}); it was not written by segfed"
@@ -96,7 +96,7 @@ def from_published(state_dict: Mapping[str, Tensor], **config: Any) -> SegFormer
 
 def _load_published(state: Mapping[str, Tensor], config: Mapping[str, Any], what: str) -> SegFormer3D:
     try:
-        model = build(infer_config(state, config))
+        model = skeleton(infer_config(state, config))
     except (CheckpointError, ConfigurationError) as error:
         raise CheckpointError(f"{what} does not form a SegFormer3D: {error}") from error
     load_state(model, translate(state), what)
@@ -120,7 +120,9 @@ def load_state(model: SegFormer3D, state: Mapping[str, Tensor], what: str) -> No
                 f"{what} is of another architecture: {name} has shape {tuple(state[name].shape)}, "
                 f"not {tuple(value.shape)}"
             )
-    model.load_state_dict(dict(state))
+    # A skeleton takes these very tensors for its own, so they must not be the caller's.
+    copies = {name: state[name].to(value.dtype, copy=True) for name, value in expected.items()}
+    model.load_state_dict(copies, assign=True)
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

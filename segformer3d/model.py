@@ -100,6 +100,16 @@ def build(config: ModelConfig, output_bias: Sequence[float] | None = None) -> Se
     return SegFormer3D(**config.to_json(), output_bias=output_bias)
 
 
+def skeleton(config: ModelConfig) -> SegFormer3D:
+    """A model of this configuration without weights, on PyTorch's meta device.
+
+    For weights that are at hand already: `load_state_dict(..., assign=True)` puts them in place, and no time is spent
+    on drawing random ones that nobody will see.
+    """
+    with torch.device("meta"):
+        return SegFormer3D(**config.to_json(), final_init="published")
+
+
 def _init_pointwise_convolutions(decoder: Decoder, stages: nn.ModuleList) -> None:
     """Layers that the published code writes as convolutions, and we as linear layers, keep their published spread."""
     nn.init.normal_(decoder.fuse.weight, 0.0, (2.0 / decoder.fuse.out_features) ** 0.5)

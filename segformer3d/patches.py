@@ -48,8 +48,7 @@ def sample_patch(case: PreparedCase, task: Task, settings: TrainingSettings, gen
     size = np.array(label.shape)
     turn = _random_turn(task, settings, generator)
     centre = _random_centre(case, size, task, settings, generator)
-    box, theta = _sampling(task.patch, turn, centre, size)
-    patch = Patch(_look_up_image(image, box, theta, task.patch), _look_up_label(label, box, theta, task.patch))
+    patch = _cut(image, label, turn, centre, task.patch)
     return Patch(_vary_intensity(patch.image, generator), patch.label) if settings.augment else patch
 
 
@@ -94,6 +93,48 @@ def _random_centre(
     return centre
 
 
+def _cut(
+    image: NDArray[np.float32], label: NDArray[np.int16], turn: NDArray[np.float64], centre: Vector, patch: Triple
+) -> Patch:
+    """A patch that is mirrored at most consists of voxels of the volume; any other is interpolated."""
+    on_grid = (np.abs(turn) == np.eye(3)).all()
+    return (_crop if on_grid else _turned)(image, label, turn, centre, patch)
+
+
+def _crop(
+    image: NDArray[np.float32], label: NDArray[np.int16], turn: NDArray[np.float64], centre: Vector, patch: Triple
+) -> Patch:
+    """A patch on the voxel grid: copied, continued over the edges, mirrored."""
+    size = np.array(label.shape)
+    corner = np.rint(centre - (np.array(patch) - 1) / 2).astype(int)
+    low = np.clip(corner, 0, size - 1)
+    high = np.clip(corner + patch, low + 1, size)
+    x, y, z = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    edges = [(int(a), int(b)) for a, b in zip(low - corner, corner + patch - high, strict=True)]
+    mirrored = tuple(axis for axis in range(3) if turn[axis, axis] < 0)
+    whole_image = np.pad(image[:, x, y, z], [(0, 0), *edges], mode="edge")
+    whole_label = np.pad(label[x, y, z], edges)
+    return Patch(
+        torch.from_numpy(np.flip(whole_image, tuple(axis + 1 for axis in mirrored)).copy()),
+        torch.from_numpy(np.flip(whole_label, mirrored).copy()),
+    )
+
+
+def _turned(
+    image: NDArray[np.float32], label: NDArray[np.int16], turn: NDArray[np.float64], centre: Vector, patch: Triple
+) -> Patch:
+    """A rotated and scaled patch: the image interpolated, the label of the nearest voxel, background outside."""
+    (x, y, z), theta = _sampling(patch, turn, centre, np.array(label.shape))
+    # PyTorch orders coordinates from the last axis to the first.
+    matrix = np.column_stack([theta[::-1, 2::-1], theta[::-1, 3]]).astype(np.float32)
+    grid = F.affine_grid(torch.from_numpy(matrix)[None], [1, 1, *patch], align_corners=True)
+    values = torch.from_numpy(np.array(image[:, x, y, z]))[None]
+    labels = torch.from_numpy(np.array(label[x, y, z], dtype=np.float32))[None, None]
+    turned_image = F.grid_sample(values, grid, mode="bilinear", padding_mode="border", align_corners=False)[0]
+    turned_label = F.grid_sample(labels, grid, mode="nearest", padding_mode="zeros", align_corners=False)[0, 0]
+    return Patch(turned_image, turned_label.to(torch.int16))
+
+
 def _sampling(
     patch: Triple, turn: NDArray[np.float64], centre: Vector, size: NDArray[np.int64]
 ) -> tuple[Box, NDArray[np.float64]]:
@@ -110,24 +151,6 @@ def _sampling(
     theta[:, 3] -= 1
     x, y, z = (slice(int(a), int(b) + 1) for a, b in zip(low, high, strict=True))
     return (x, y, z), theta
-
-
-def _look_up(box_CXYZ: Tensor, theta: NDArray[np.float64], patch: Triple, mode: str, padding: str) -> Tensor:
-    # PyTorch orders coordinates from the last axis to the first.
-    reversed_axes = np.column_stack([theta[::-1, 2::-1], theta[::-1, 3]])
-    matrix = torch.from_numpy(reversed_axes.astype(np.float32))[None]
-    grid = F.affine_grid(matrix, [1, 1, *patch], align_corners=True)
-    return F.grid_sample(box_CXYZ[None], grid, mode=mode, padding_mode=padding, align_corners=False)[0]
-
-
-def _look_up_image(image: NDArray[np.float32], box: Box, theta: NDArray[np.float64], patch: Triple) -> Tensor:
-    return _look_up(torch.from_numpy(np.array(image[:, *box])), theta, patch, "bilinear", "border")
-
-
-def _look_up_label(label: NDArray[np.int16], box: Box, theta: NDArray[np.float64], patch: Triple) -> Tensor:
-    """The nearest voxel's label, background outside the volume."""
-    values = torch.from_numpy(np.array(label[box], dtype=np.float32))[None]
-    return _look_up(values, theta, patch, "nearest", "zeros")[0].to(torch.int16)
 
 
 def _vary_intensity(image: Tensor, generator: Generator) -> Tensor:

@@ -19,7 +19,7 @@ from client.weights import Weights, load_weights
 from segformer3d import checkpoint
 from segformer3d.errors import FederationError
 from segformer3d.files import write_json
-from segformer3d.model import build
+from segformer3d.model import skeleton
 from segformer3d.training import ValidationReport
 from server.aggregation import Diagnostics, apply, init
 from server.exchange import Exchange, Question, Received, read_evaluate, read_train
@@ -192,7 +192,7 @@ class Federation:
         return Best(measured.round, measured.mean_dice)
 
     def _save_model(self, name: str, dice: float | None) -> None:
-        model = build(self._settings.task.model)
+        model = skeleton(self._settings.task.model)
         load_weights(model, self._state.weights)
         notes = {"run": self._state.run, "round": self._state.round, "validation_dice": dice}
         checkpoint.save(self._folder / name, model, self._settings.task, notes)

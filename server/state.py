@@ -17,10 +17,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from client.contract import RUN
-from client.weights import Weights, check_layout, weights_of
+from client.weights import Weights, check_layout, layout_of
 from segformer3d.errors import CheckpointError, ConfigurationError, ReplyError
 from segformer3d.files import storage_errors, write_bytes
-from segformer3d.model import build
+from segformer3d.model import skeleton
 from server.federation import FederationSettings
 
 FORMAT = "segfed-state-1"
@@ -135,7 +135,7 @@ def check_resumable(state: ServerState, settings: FederationSettings) -> None:
 
 def _check_architecture(weights: Weights, settings: FederationSettings, what: str) -> None:
     try:
-        check_layout(weights, weights_of(build(settings.task.model)))
+        check_layout(weights, layout_of(skeleton(settings.task.model)))
     except ReplyError as error:
         raise CheckpointError(f"{what} is of another architecture than task {settings.task.name}: {error}") from error
 

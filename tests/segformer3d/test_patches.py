@@ -184,9 +184,8 @@ def test_image_and_label_turn_together(block_case: PreparedCase, value_task: Tas
     size = np.array(label.shape)
     turn = patches._random_turn(task, AUGMENTED, generator)
     centre = patches._random_centre(block_case, size, task, AUGMENTED, generator)
-    box, theta = patches._sampling(task.patch, turn, centre, size)
-    seen = patches._look_up_image(image, box, theta, task.patch)[0].numpy() * VALUES
-    told = patches._look_up_label(label, box, theta, task.patch).numpy()
+    patch = patches._cut(image, label, turn, centre, task.patch)
+    seen, told = patch.image[0].numpy() * VALUES, patch.label.numpy()
     places = np.stack(np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in task.patch), indexing="ij"), axis=-1)
     source = places @ turn.T + centre
     inside = ((source >= 0) & (source <= size - 1)).all(axis=-1)
