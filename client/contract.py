@@ -29,7 +29,7 @@ RUN = re.compile(r"[A-Za-z0-9_-]{1,64}")  # it becomes a folder name at every si
 
 # The numbers of each message by their names on the wire.
 _ASKED = {"round": int, "rounds": int, "local_epochs": int, "seed": int}
-_PREPARED = {"train_cases": int, "validation_cases": int, "set_aside": int, "balance": list}
+_PREPARED = {"train_cases": int, "validation_cases": int, "set_aside": int, "balance": list, "seconds": float}
 _TRAINING = {"loss": float, "cases": int, "samples": int, "steps": int, "seconds": float}
 _VALIDATION = {"dice": list, "loss": float, "cases": int, "seconds": float}
 
@@ -66,6 +66,7 @@ class PrepareReply:
         train_cases, validation_cases: cases that it will train and validate on.
         set_aside: damaged cases that it leaves out.
         balance: mean share of voxels per structure over its training cases, in [0, 1].
+        seconds: how long reading, checking and caching took.
     """
 
     site: str
@@ -74,6 +75,7 @@ class PrepareReply:
     validation_cases: int
     set_aside: int
     balance: tuple[float, ...]
+    seconds: float
 
     def encode(self) -> RecordDict:
         """The message's content."""

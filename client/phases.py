@@ -1,6 +1,7 @@
 """What a site does on each message of a run, Flower aside: prepare its data, train, measure the final model."""
 
 import os
+import time
 from threading import Lock
 
 import numpy as np
@@ -29,13 +30,14 @@ def prepare_site(site: SiteSettings, request: PrepareRequest) -> PrepareReply:
         DataError: no usable case is left.
         StorageError: the cache cannot be written.
     """
+    began = time.perf_counter()
     data = _prepare(site, request.task)
     write_log(site.work, f"run {request.run}: data prepared, {data.describe()}")
     for item in data.set_aside:
         write_log(site.work, f"case {item.case} set aside: {item.reason}")
-    return PrepareReply(
-        site.name, request.run, len(data.train), len(data.validation), len(data.set_aside), _balance(data, request.task)
-    )
+    counts = (len(data.train), len(data.validation), len(data.set_aside))
+    balance = _balance(data, request.task)
+    return PrepareReply(site.name, request.run, *counts, balance, time.perf_counter() - began)
 
 
 def train_site(site: SiteSettings, request: TrainRequest) -> TrainReply:

@@ -119,6 +119,8 @@ def _interpolation_matrix(length: int, factor: int, size: int) -> Tensor:
 
 def init_published(module: nn.Module) -> None:
     """The published initialisation: N(0, 2 / fan_out) for convolutions, truncated normal 0.02 for linear layers."""
+    if any(parameter.is_meta for parameter in module.parameters(recurse=False)):
+        return  # a skeleton has nothing to draw
     if isinstance(module, nn.Conv3d):
         fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
         nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))

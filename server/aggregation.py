@@ -68,7 +68,8 @@ def apply(state: AggregationState, replies: Sequence[TrainReply]) -> tuple[Aggre
 def update_norm(update: Weights) -> float:
     """Euclidean norm of the parameters' update; buffers are left out."""
     names = sorted(name for name in update if not is_buffer(name))
-    return math.sqrt(math.fsum(float(np.sum(np.square(update[name], dtype=np.float64))) for name in names))
+    flat = (update[name].ravel() for name in names)
+    return math.sqrt(math.fsum(float(np.einsum("i,i->", x, x, dtype=np.float64)) for x in flat))
 
 
 def _combine(name: str, weights: Weights, updates: Mapping[str, Weights], shares: Mapping[str, float]) -> NDArray[Any]:

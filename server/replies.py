@@ -74,6 +74,7 @@ def check_prepare(reply: PrepareReply, run: str, structures: int) -> None:
         _check_count(name, getattr(reply, name), low)
     if len(reply.balance) != structures or not all(0 <= share <= 1 for share in reply.balance):
         raise UnfitReplyError(f"its class balance must be {structures} shares in [0, 1]", SEE_LOG)
+    _check_seconds(reply.seconds)
 
 
 def check_train(reply: TrainReply, ready: PrepareReply, round_number: int, weights: Weights) -> None:

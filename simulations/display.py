@@ -47,9 +47,10 @@ class FederationDisplay:
         match event:
             case SitesReady(sites):
                 for site in sites:
+                    used, read = site.train_cases + site.validation_cases, plain_duration(site.seconds)
                     self._console.print(
-                        f"{site.site}: {site.train_cases + site.validation_cases} used, {site.set_aside} set aside "
-                        f"({site.train_cases} train, {site.validation_cases} validate)"
+                        f"{site.site}: {used} used, {site.set_aside} set aside "
+                        f"({site.train_cases} train, {site.validation_cases} validate), read in {read}"
                     )
             case RoundStarted(number, rounds, sites):
                 self._live.update(self._line, description=f"round {number}/{rounds}: {len(sites)} sites at work")

@@ -19,7 +19,7 @@ from segformer3d.figures import Bar, RoundPoint, comparison_bars, round_curves
 from segformer3d.files import write_atomic, write_json, write_text
 from segformer3d.statistics import Summary
 from segformer3d.tasks import Task
-from server.records import Event, RoundFinished, RunFinished, RunRecord, plain
+from server.records import Event, RoundFinished, RunFinished, RunRecord, SitesReady, plain
 from server.rounds import LAST_FILE
 from simulations.settings import SimulationSettings
 
@@ -40,6 +40,7 @@ class Journal:
         self.rounds: list[Mapping[str, Any]] = list(history)
         self.result: RunRecord | None = None
         self._own_rounds: list[Mapping[str, Any]] = []
+        self._preparing: list[float] = []
         self._began = self._seconds = 0.0
 
     def begin(self) -> None:
@@ -52,7 +53,9 @@ class Journal:
 
     def note(self, event: Event) -> None:
         """Keep an event."""
-        if isinstance(event, RoundFinished):
+        if isinstance(event, SitesReady):
+            self._preparing = [site.seconds for site in event.sites]
+        elif isinstance(event, RoundFinished):
             self.rounds.append(plain(event.record))
             self._own_rounds.append(self.rounds[-1])
         elif isinstance(event, RunFinished):
@@ -67,15 +70,16 @@ class Journal:
 
     @property
     def overhead_share(self) -> float:
-        """The share of the federation's time that is not the sites' training and measuring.
+        """The share of the federation's time that is not the sites' preparing, training and measuring.
 
-        Messages, aggregation, process start, reading the data, checkpoints, and cores that waited for others. The
+        Messages, aggregation, process start, checkpoints, and cores that waited for others. The
         sites' own time is what it would be on `at_once` cores with nothing in between: the longest site, or the sum
         over the cores, whichever is more.
         """
         final = [report.seconds for report in self.final.sites.values()]
-        own = [self._makespan(_site_seconds(record)) for record in self._own_rounds]
-        return max(0.0, 1 - (math.fsum(own) + self._makespan(final)) / self._seconds)
+        own = [_site_seconds(record) for record in self._own_rounds]
+        computing = math.fsum(self._makespan(seconds) for seconds in (self._preparing, *own, final))
+        return max(0.0, 1 - computing / self._seconds)
 
     def _makespan(self, seconds: Sequence[float]) -> float:
         return max(max(seconds, default=0.0), math.fsum(seconds) / self._at_once)

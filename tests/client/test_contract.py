@@ -23,7 +23,7 @@ from .tiny_site import RUN, TINY, tiny_weights, train_request
 
 REPORT = ValidationReport((0.5, 0.25), 1.5, 2, 0.25)
 TRAIN_REPLY = TrainReply("site-1", RUN, 3, tiny_weights(), TrainingReport(0.75, 4, 8, 2, 1.5), REPORT)
-PREPARE_REPLY = PrepareReply("site-1", RUN, 4, 2, 1, (0.125,))
+PREPARE_REPLY = PrepareReply("site-1", RUN, 4, 2, 1, (0.125,), 0.5)
 MESSAGES = {
     "prepare request": PrepareRequest(RUN, TINY),
     "prepare reply": PREPARE_REPLY,
@@ -112,7 +112,7 @@ def test_a_run_may_not_lead_out_of_the_work_folder(run: str) -> None:
 @pytest.mark.parametrize("site", ["", "a b", "x" * 41, "\x1b[0m"])
 def test_a_site_has_a_proper_name(site: str) -> None:
     with pytest.raises(ReplyError, match="the site's name must be"):
-        PrepareReply.decode(PrepareReply(site, RUN, 1, 1, 0, (0.1,)).encode())
+        PrepareReply.decode(PrepareReply(site, RUN, 1, 1, 0, (0.1,), 0.5).encode())
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, '"x"'])

@@ -32,7 +32,7 @@ from .hostile import HOSTILE, Change
 from .tiny_federation import TinyGrid, TinySite, federate, moved
 
 WEIGHTS = tiny_weights()
-READY = PrepareReply("site-3", RUN, 4, 2, 0, (0.1,))
+READY = PrepareReply("site-3", RUN, 4, 2, 0, (0.1,), 0.5)
 VALIDATION = ValidationReport((0.5,), 1.0, 2, 0.1)
 
 
@@ -179,7 +179,7 @@ def test_a_structure_that_no_case_has_is_no_fault() -> None:
 
 
 def test_a_site_without_validation_cases_is_no_fault() -> None:
-    nobody = PrepareReply("site-3", RUN, 1, 0, 0, (0.1,))
+    nobody = PrepareReply("site-3", RUN, 1, 0, 0, (0.1,), 0.5)
     check_evaluate(EvaluateReply("site-3", RUN, 3, ValidationReport((math.nan,), math.nan, 0, 0.0)), nobody, 3)
 
 
@@ -194,10 +194,19 @@ def test_a_site_without_validation_cases_is_no_fault() -> None:
         {"balance": ()},
         {"balance": (1.5,)},
         {"balance": (math.nan,)},
+        {"seconds": math.inf},
     ],
 )
 def test_what_a_site_says_of_its_data_is_checked(wrong: dict[str, Any]) -> None:
-    said = {"site": "s", "run": RUN, "train_cases": 1, "validation_cases": 0, "set_aside": 0, "balance": (0.0,)}
+    said = {
+        "site": "s",
+        "run": RUN,
+        "train_cases": 1,
+        "validation_cases": 0,
+        "set_aside": 0,
+        "balance": (0.0,),
+        "seconds": 0.5,
+    }
     check_prepare(PrepareReply(**said), RUN, 1)  # type: ignore[arg-type]
     with pytest.raises(ReplyError):
         check_prepare(PrepareReply(**{**said, **wrong}), RUN, 1)  # type: ignore[arg-type]

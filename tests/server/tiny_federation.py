@@ -116,7 +116,7 @@ class TinySite:
     def _reply(self, records: RecordDict, kind: str) -> tuple[RecordDict, int]:
         if kind == PREPARE:
             run = PrepareRequest.decode(records).run
-            return PrepareReply(self.name, run, self.cases, self.validation_cases, 0, (0.1,)).encode(), 0
+            return PrepareReply(self.name, run, self.cases, self.validation_cases, 0, (0.1,), 0.5).encode(), 0
         if kind == TRAIN:
             request = TrainRequest.decode(records)
             training = TrainingReport(1.0 / request.round, self.cases, self.cases, 2, 0.5)

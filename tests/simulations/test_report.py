@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from client.contract import PrepareReply
 from segformer3d.training import ValidationReport
-from server.records import RunFinished, RunRecord, Score
+from server.records import RunFinished, RunRecord, Score, SitesReady
 from simulations.report import Journal, weights_sha256
 
 
-def journal_of(rounds: list[list[float]], final: list[float], wall: float, at_once: int) -> Journal:
+def journal_of(
+    preparing: list[float], rounds: list[list[float]], final: list[float], wall: float, at_once: int
+) -> Journal:
     """A journal of rounds whose sites computed for so many seconds."""
     journal = Journal(at_once, [])
     sites = {f"site-{n}": ValidationReport((0.5,), 1.0, 1, seconds) for n, seconds in enumerate(final)}
@@ -19,18 +22,20 @@ def journal_of(rounds: list[list[float]], final: list[float], wall: float, at_on
     journal.note(RunFinished(RunRecord("run", len(rounds), score, None, sites, ())))
     for seconds in rounds:
         journal._own_rounds.append({"sites": [{"training_seconds": s, "validation_seconds": 0.0} for s in seconds]})
+    ready = [PrepareReply(f"site-{n}", "run", 1, 1, 0, (0.1,), seconds) for n, seconds in enumerate(preparing)]
+    journal.note(SitesReady(tuple(ready)))
     journal._seconds = wall
     return journal
 
 
 def test_overhead_is_what_the_sites_did_not_compute():
-    """Two cores. 4 + 4 + 2 + 2 s take 6 s; 7 + 1 s take 7 s, the longest; 1 + 1 s take 1 s: 14 of 16 s in all."""
-    journal = journal_of([[4, 4, 2, 2], [7, 1]], [1, 1], wall=16.0, at_once=2)
-    assert journal.overhead_share == pytest.approx(1 - (6 + 7 + 1) / 16)
+    """Two cores. 4 + 4 + 2 + 2 s take 6 s; 7 + 1 s take 7 s, the longest; 1 + 1 s take 1 s; and 2 s before: 16 of 18 s."""
+    journal = journal_of([2, 2], [[4, 4, 2, 2], [7, 1]], [1, 1], wall=18.0, at_once=2)
+    assert journal.overhead_share == pytest.approx(1 - (2 + 6 + 7 + 1) / 18)
 
 
 def test_overhead_is_never_negative():
-    assert journal_of([[4, 4]], [0, 0], wall=3.9, at_once=2).overhead_share == 0.0
+    assert journal_of([0], [[4, 4]], [0, 0], wall=3.9, at_once=2).overhead_share == 0.0
 
 
 def test_the_hash_is_that_of_names_types_shapes_and_bytes(tmp_path):
