@@ -29,7 +29,7 @@ def journal_of(
 
 
 def test_overhead_is_what_the_sites_did_not_compute():
-    """Two cores. 4 + 4 + 2 + 2 s take 6 s; 7 + 1 s take 7 s, the longest; 1 + 1 s take 1 s; and 2 s before: 16 of 18 s."""
+    """Two cores. 4 + 4 + 2 + 2 s take 6 s; 7 + 1 s take 7 s, the longest; 1 + 1 s take 1 s; 2 s before: 16 of 18."""
     journal = journal_of([2, 2], [[4, 4, 2, 2], [7, 1]], [1, 1], wall=18.0, at_once=2)
     assert journal.overhead_share == pytest.approx(1 - (2 + 6 + 7 + 1) / 18)
 
