@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segformer3d.config import ModelConfig, Triple
-from segformer3d.layers import make_norm, upsample_channels_last
+from segformer3d.layers import apply_norm, make_norm, upsample_channels_last
 
 
 class Projection(nn.Module):
@@ -47,7 +47,7 @@ class Decoder(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps (B, D_i, H_i, W_i, C_i), finest first, to logits (B, classes, D_1, H_1, W_1)."""
         fused_BDHWC = self._fused(maps)
-        features_BDHWC = self.dropout(F.relu(self.fuse_norm(fused_BDHWC)))
+        features_BDHWC = self.dropout(F.relu(apply_norm(self.fuse_norm, fused_BDHWC)))
         logits_BDHWK: Tensor = self.classify(features_BDHWC)
         return logits_BDHWK.movedim(-1, 1)
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from segformer3d.config import ModelConfig, Triple
 from segformer3d.depthwise import DepthwiseConv
-from segformer3d.layers import conv_channels_last, make_norm, pad_to_multiple
+from segformer3d.layers import apply_norm, conv_channels_last, make_norm, pad_to_multiple
 
 
 class EfficientAttention(nn.Module):
@@ -77,7 +77,7 @@ class MixFeedForward(nn.Module):
     def forward(self, x_BDHWC: Tensor) -> Tensor:
         """Mix each voxel with its neighbours; the map keeps its shape."""
         mixed = self.depthwise(self.expand(x_BDHWC))
-        y_BDHWC: Tensor = self.contract(F.gelu(self.norm(mixed)))
+        y_BDHWC: Tensor = self.contract(F.gelu(apply_norm(self.norm, mixed)))
         return y_BDHWC
 
 

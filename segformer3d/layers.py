@@ -15,42 +15,32 @@ from torch.nn import functional as F
 
 from segformer3d.config import Triple
 
+Norm = nn.BatchNorm1d | nn.GroupNorm
 
-class BatchNorm(nn.BatchNorm1d):
-    """Batch norm over the last axis of any map, also where a channel has one value only.
 
-    A single value per channel has no variance. PyTorch refuses it in training; here such a map is normalised by the
-    running statistics and leaves them as they are, so that one small volume is a legal training batch.
+def make_norm(kind: str, channels: int) -> Norm:
+    """The norm named in `ModelConfig.norm`.
+
+    Batch norm couples the volumes of a batch, which differential privacy does not allow; group norm replaces it there.
+    Both are PyTorch's own classes, not classes derived from them: privacy validators know layers by their exact type.
     """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise `x` (..., C) per channel."""
-        flat_NC = x.reshape(-1, x.shape[-1])
-        if self.training and flat_NC.shape[0] == 1:
-            y_NC = F.batch_norm(flat_NC, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        else:
-            y_NC = super().forward(flat_NC)
-        return y_NC.view(x.shape)
+    return nn.BatchNorm1d(channels) if kind == "batch" else nn.GroupNorm(math.gcd(8, channels), channels)
 
 
-class GroupNorm(nn.GroupNorm):
-    """Group norm over the last axis of a (B, ..., C) map: each volume is normalised by itself alone.
+def apply_norm(norm: Norm, x: Tensor) -> Tensor:
+    """Normalise a channels-last map (B, ..., C), down to a single value per channel or group.
 
-    Batch norm couples the volumes of a batch, which differential privacy does not allow; this is its replacement.
+    One value has no variance, and PyTorch refuses it in training. Batch norm then uses the running statistics and
+    leaves them as they are; a group of one value becomes 0. So one small volume is a legal training batch.
     """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(math.gcd(8, channels), channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise `x` (B, ..., C) per volume and group of channels."""
-        # torch.group_norm, because nn's refuses a group of one value, which a very small volume may have.
-        return torch.group_norm(x.movedim(-1, 1), self.num_groups, self.weight, self.bias, self.eps).movedim(1, -1)
-
-
-def make_norm(kind: str, channels: int) -> nn.Module:
-    """The norm named in `ModelConfig.norm`, for a channels-last map."""
-    return BatchNorm(channels) if kind == "batch" else GroupNorm(channels)
+    if isinstance(norm, nn.GroupNorm):
+        return torch.group_norm(x.movedim(-1, 1), norm.num_groups, norm.weight, norm.bias, norm.eps).movedim(1, -1)
+    flat_NC = x.reshape(-1, x.shape[-1])
+    if norm.training and flat_NC.shape[0] == 1:
+        y_NC = F.batch_norm(flat_NC, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+    else:
+        y_NC = norm(flat_NC)
+    return y_NC.view(x.shape)
 
 
 def conv_channels_last(x_BDHWC: Tensor, conv: nn.Conv3d) -> Tensor:

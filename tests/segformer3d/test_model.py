@@ -15,7 +15,7 @@ from segformer3d.config import ModelConfig
 from segformer3d.decoder import Decoder
 from segformer3d.encoder import EfficientAttention
 from segformer3d.errors import ConfigurationError
-from segformer3d.layers import BatchNorm, GroupNorm, upsample, upsample_channels_last
+from segformer3d.layers import apply_norm, make_norm, upsample, upsample_channels_last
 from segformer3d.model import SegFormer3D, build
 from segformer3d.published import translate
 from segformer3d.tasks import get_task
@@ -172,30 +172,31 @@ def test_with_batch_norm_it_does(tiny_config: ModelConfig) -> None:
 
 
 def test_batch_norm_of_one_value_uses_the_running_statistics_and_keeps_them() -> None:
-    norm = BatchNorm(3).train()
+    norm = nn.BatchNorm1d(3).train()
     norm.running_mean, norm.running_var = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([4.0, 9.0, 16.0])
     before = {name: value.clone() for name, value in norm.state_dict().items()}
-    y = norm(torch.tensor([[3.0, 5.0, 7.0]]).view(1, 1, 1, 1, 3))
+    y = apply_norm(norm, torch.tensor([[3.0, 5.0, 7.0]]).view(1, 1, 1, 1, 3))
     torch.testing.assert_close(y.flatten(), torch.ones(3), rtol=1e-4, atol=0)
     assert all(torch.equal(value, before[name]) for name, value in norm.state_dict().items())
 
 
 def test_batch_norm_is_torchs_over_all_but_the_last_axis() -> None:
-    ours, theirs = BatchNorm(5).train(), nn.BatchNorm3d(5).train()
+    ours, theirs = nn.BatchNorm1d(5).train(), nn.BatchNorm3d(5).train()
     x = torch.randn(2, 3, 4, 5, 5)
-    torch.testing.assert_close(ours(x).movedim(-1, 1), theirs(x.movedim(-1, 1)))
+    torch.testing.assert_close(apply_norm(ours, x).movedim(-1, 1), theirs(x.movedim(-1, 1)))
     assert ours.running_var is not None
     torch.testing.assert_close(ours.running_var, theirs.running_var)
-    torch.testing.assert_close(ours.eval()(x).movedim(-1, 1), theirs.eval()(x.movedim(-1, 1)))
+    torch.testing.assert_close(apply_norm(ours.eval(), x).movedim(-1, 1), theirs.eval()(x.movedim(-1, 1)))
 
 
 def test_group_norm_is_torchs_and_takes_a_group_of_one_value() -> None:
-    norm = GroupNorm(8)
+    norm = make_norm("group", 8)
     nn.init.normal_(norm.bias)
     x = torch.randn(2, 3, 4, 5, 8)
     theirs = F.group_norm(x.movedim(-1, 1), 8, norm.weight, norm.bias).movedim(1, -1)
-    torch.testing.assert_close(norm(x), theirs)
-    torch.testing.assert_close(norm(torch.randn(1, 1, 1, 1, 8)).flatten(), norm.bias, rtol=0, atol=1e-4)
+    torch.testing.assert_close(apply_norm(norm, x), theirs)
+    one = apply_norm(norm, torch.randn(1, 1, 1, 1, 8))
+    torch.testing.assert_close(one.flatten(), norm.bias, rtol=0, atol=1e-4)
 
 
 # --- Shortcuts against what they replace -----------------------------------------------------------------------------
@@ -238,7 +239,7 @@ def published_decoder(decoder: Decoder, maps: list[Tensor], factors: list[int]) 
         scaled = F.interpolate(projected, scale_factor=factors[stage], mode="trilinear", align_corners=False)
         parts.append(scaled[:, :, : size[0], : size[1], : size[2]])
     fused = F.conv3d(torch.cat(parts, dim=1), decoder.fuse.weight[..., None, None, None])
-    normed = F.relu(decoder.fuse_norm(fused.movedim(1, -1)))
+    normed = F.relu(apply_norm(decoder.fuse_norm, fused.movedim(1, -1)))
     return F.linear(normed, decoder.classify.weight, decoder.classify.bias).movedim(-1, 1)
 
 
