@@ -111,10 +111,12 @@ def _nifti_files(folder: Path) -> list[Path]:
 
 
 def _grouped(files: list[Path], whole: frozenset[str] = frozenset()) -> dict[str, tuple[Path, ...]]:
-    """Files by case. A trailing _0000 is a channel number unless a case of the full name is known."""
+    """Files by case. A trailing _0001 is a channel number if there is a _0000, and no case of the full name is known."""
+    names = {case_name(file) for file in files}
     cases: dict[str, tuple[Path, ...]] = {}
     for file in files:
         full = case_name(file)
-        name = full if full in whole else _CHANNEL.sub("", full)
+        stem = _CHANNEL.sub("", full)
+        name = stem if f"{stem}_0000" in names and full not in whole else full
         cases[name] = (*cases.get(name, ()), file)
     return cases

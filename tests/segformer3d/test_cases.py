@@ -145,6 +145,15 @@ def test_images_to_predict(tmp_path: Path) -> None:
     assert [(case.name, len(case.images), case.label) for case in several] == [("a", 1, None), ("p", 2, None)]
 
 
+def test_four_digits_are_a_channel_only_where_there_is_a_channel_0(tmp_path: Path) -> None:
+    touch(tmp_path, "liver_0001.nii.gz", "liver_0002.nii.gz", "p_0000.nii.gz", "p_0001.nii.gz")
+    assert [(case.name, len(case.images)) for case in find_images(tmp_path)] == [
+        ("liver_0001", 1),
+        ("liver_0002", 1),
+        ("p", 2),
+    ]
+
+
 def test_images_of_a_dataset_to_predict(tmp_path: Path) -> None:
     touch(tmp_path, "images/a.nii.gz", "labels/a.nii.gz")
     assert [case.name for case in find_images(tmp_path)] == ["a"]
