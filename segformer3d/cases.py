@@ -111,7 +111,7 @@ def _nifti_files(folder: Path) -> list[Path]:
 
 
 def _grouped(files: list[Path], whole: frozenset[str] = frozenset()) -> dict[str, tuple[Path, ...]]:
-    """Files by case. A trailing _0001 is a channel number if there is a _0000, and no case of the full name is known."""
+    """Files by case. A trailing _0001 is a channel number if there is a _0000 and no case has the full name."""
     names = {case_name(file) for file in files}
     cases: dict[str, tuple[Path, ...]] = {}
     for file in files:

@@ -41,6 +41,9 @@ def train_and_print(
     unknown = sorted(set(config) - {"training", "model", "grid"})
     if unknown:
         raise ConfigurationError(f"unknown setting {unknown[0]!r}; train knows the tables training, model and grid")
+    for name in config:
+        if not isinstance(config[name], Mapping):
+            raise ConfigurationError(f"{name} must be a table of settings, got {config[name]!r}")
     if epochs < 1 or seed < 0 or workers < 0 or not 0 <= validation_share < 1:
         raise ConfigurationError("--epochs takes 1 or more, --seed and --workers 0 or more, --validation-share [0, 1)")
     console, folder = make_console(), Path(out)

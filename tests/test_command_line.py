@@ -264,6 +264,13 @@ def test_a_wrong_settings_file_is_one_line(text, said, dataset, tmp_path):
     assert said in one_line(run("simulate", "--data", dataset, "--config", path, "--out", tmp_path / "run", code=1))
 
 
+@pytest.mark.parametrize("text", ["training = 3", 'grid = "large"', "rounds = 3"])
+def test_train_takes_tables_and_nothing_else(text, dataset, tmp_path):
+    path = tmp_path / "wrong.toml"
+    path.write_text(text)
+    assert text.split()[0] in one_line(run("train", "--data", dataset, "--config", path, "--out", tmp_path, code=1))
+
+
 def test_settings_from_a_file_are_used_and_options_go_first(dataset, config, tmp_path):
     path = tmp_path / "all.toml"
     path.write_text(f'data = "{dataset}"\nsites = 2\nrounds = 2\nlocal-epochs = 2\nout = "{tmp_path / "run"}"\n' + TINY)
