@@ -1,6 +1,7 @@
 """What a simulation leaves in its run folder: `summary.json`, figures, and a README that says what each file is."""
 
 import hashlib
+import heapq
 import math
 import shutil
 import time
@@ -72,9 +73,8 @@ class Journal:
     def overhead_share(self) -> float:
         """The share of the federation's time that is not the sites' preparing, training and measuring.
 
-        Messages, aggregation, process start, checkpoints, and cores that waited for others. The
-        sites' own time is what it would be on `at_once` cores with nothing in between: the longest site, or the sum
-        over the cores, whichever is more.
+        That is messages, aggregation, process start and checkpoints. The sites' own time is what they would take on
+        `at_once` cores with nothing in between, each site whole on one core.
         """
         final = [report.seconds for report in self.final.sites.values()]
         own = [_site_seconds(record) for record in self._own_rounds]
@@ -82,7 +82,11 @@ class Journal:
         return max(0.0, 1 - computing / self._seconds)
 
     def _makespan(self, seconds: Sequence[float]) -> float:
-        return max(max(seconds, default=0.0), math.fsum(seconds) / self._at_once)
+        """How long the sites take, each in turn on the core that is free first."""
+        cores = [0.0] * self._at_once
+        for site in seconds:
+            heapq.heapreplace(cores, cores[0] + site)
+        return max(cores)
 
 
 def _site_seconds(record: Mapping[str, Any]) -> list[float]:

@@ -34,6 +34,11 @@ def test_overhead_is_what_the_sites_did_not_compute():
     assert journal.overhead_share == pytest.approx(1 - (2 + 6 + 7 + 1) / 18)
 
 
+def test_a_site_is_not_divided_over_cores():
+    """Three sites of 3 s on two cores take 6 s, not 4.5 s, with no federation at all."""
+    assert journal_of([0], [[3, 3, 3]], [0], wall=6.0, at_once=2).overhead_share == pytest.approx(0)
+
+
 def test_overhead_is_never_negative():
     assert journal_of([0], [[4, 4]], [0, 0], wall=3.9, at_once=2).overhead_share == 0.0
 
