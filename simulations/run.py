@@ -42,7 +42,7 @@ from simulations.site_folders import FederationFolders
 RUN_FILE, ENGINE_LOG = "run.json", "engine.log"
 SITES, WORK, RIVALS, EVALUATION = "sites", "work", "compared", "evaluation"
 # The built-in federation: small enough for a laptop's patience, large enough that it learns.
-PHANTOMS_PER_SITE, PHANTOMS_HELD_OUT = 12, 8
+PHANTOMS_PER_SITE, PHANTOMS_HELD_OUT = 9, 8
 
 
 @dataclass(frozen=True)
