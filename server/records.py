@@ -166,10 +166,15 @@ def score(round_number: int, reports: Mapping[str, ValidationReport], structures
     """Sites' measurements of one model, put together. `fsum` is exact, so the order of the sites does not matter."""
     counted = [report for report in reports.values() if report.cases]
     dice = tuple(_weighted([(r.dice[s], r.cases) for r in counted]) for s in range(structures))
-    present = [value for value in dice if not math.isnan(value)]
-    mean = math.fsum(present) / len(present) if present else math.nan
+    mean = mean_dice(dice)
     loss = _weighted([(report.loss, report.cases) for report in counted])
     return Score(round_number, dice, mean, loss, sum(report.cases for report in counted))
+
+
+def mean_dice(dice: Sequence[float | None]) -> float:
+    """The mean over the structures that have a Dice (not NaN, not null); NaN where none has."""
+    present = [value for value in dice if value is not None and not math.isnan(value)]
+    return math.fsum(present) / len(present) if present else math.nan
 
 
 def plain(record: RoundRecord | RunRecord | Score) -> dict[str, Any]:

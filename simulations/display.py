@@ -18,6 +18,7 @@ from server.records import (
     SiteReplied,
     SiteSetAside,
     SitesReady,
+    mean_dice,
 )
 
 
@@ -102,12 +103,6 @@ def round_table(record: RoundRecord, rounds: int) -> Table:
 def mean_loss(record: RoundRecord) -> float:
     """The sites' training loss, weighted as their updates were."""
     return math.fsum(site.share * site.loss for site in record.sites)
-
-
-def mean_dice(dice: tuple[float, ...]) -> float:
-    """The mean over the structures that have one; NaN where none has."""
-    present = [value for value in dice if not math.isnan(value)]
-    return math.fsum(present) / len(present) if present else math.nan
 
 
 def number(value: float) -> str:

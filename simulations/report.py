@@ -20,7 +20,7 @@ from segformer3d.figures import Bar, RoundPoint, comparison_bars, round_curves
 from segformer3d.files import write_atomic, write_json, write_text
 from segformer3d.statistics import Summary
 from segformer3d.tasks import Task
-from server.records import Event, RoundFinished, RunFinished, RunRecord, SitesReady, plain
+from server.records import Event, RoundFinished, RunFinished, RunRecord, SitesReady, mean_dice, plain
 from server.rounds import LAST_FILE
 from simulations.settings import SimulationSettings
 
@@ -170,18 +170,18 @@ def round_points(journal: Journal) -> list[RoundPoint]:
     points = []
     for number in sorted({*losses, *measured, last.round}):
         trained, seen = losses.get(number), measured.get(number)
-        dice = {site["site"]: _mean_dice(site["dice"]) for site in seen["sites"]} if seen else {}
-        mean_dice = seen["measured"]["mean_dice"] if seen else None
+        dice = {site["site"]: _known(mean_dice(site["dice"])) for site in seen["sites"]} if seen else {}
+        overall = seen["measured"]["mean_dice"] if seen else None
         if number == last.round:
-            dice = {name: _mean_dice(report.dice) for name, report in journal.final.sites.items()}
-            mean_dice = plain(last)["mean_dice"]
+            dice = {name: _known(mean_dice(report.dice)) for name, report in journal.final.sites.items()}
+            overall = plain(last)["mean_dice"]
         points.append(
             RoundPoint(
                 number,
                 {site["site"]: site["loss"] for site in trained["sites"]} if trained else {},
                 dice,
                 math.fsum(site["share"] * site["loss"] for site in trained["sites"]) if trained else None,
-                mean_dice,
+                overall,
             )
         )
     return points
@@ -213,9 +213,8 @@ def _copy_overlays(folder: Path) -> None:
         write_atomic(folder / overlay.name, partial(shutil.copyfile, overlay))
 
 
-def _mean_dice(dice: Sequence[float | None]) -> float | None:
-    present = [value for value in dice if value is not None and not math.isnan(value)]
-    return math.fsum(present) / len(present) if present else None
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def _mean(values: Sequence[int]) -> int:
