@@ -95,6 +95,11 @@ def _predict_options(command: argparse.ArgumentParser) -> None:
     add("--model", metavar="FILE", required=True, help="model file")
     add("--image", metavar="PATH", required=True, help="one NIfTI image, or a folder of them")
     add("--task", metavar="NAME", help="for models that do not say their task")
+    add(
+        "--mirror",
+        action=argparse.BooleanOptionalAction,
+        help="average mirrored copies too (default: as the task says)",
+    )
     add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)")
     add("--out", metavar="DIR", required=True, help="folder for the label maps")
 
@@ -104,6 +109,11 @@ def _evaluate_options(command: argparse.ArgumentParser) -> None:
     add("--model", metavar="FILE", required=True, help="model file")
     add("--data", metavar="DIR", required=True, help="labelled cases: dataset.json, or images/ and labels/")
     add("--task", metavar="NAME", help="for models that do not say their task")
+    add(
+        "--mirror",
+        action=argparse.BooleanOptionalAction,
+        help="average mirrored copies too (default: as the task says)",
+    )
     add("--seed", type=int, default=0, metavar="S", help="of the bootstrap intervals (default 0)")
     add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)")
     add("--out", metavar="DIR", required=True, help="folder for tables and figures")

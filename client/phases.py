@@ -12,6 +12,7 @@ from client.moments import forget_old_moments, moments_after, moments_before
 from client.site import SiteSettings
 from client.site_log import write_log
 from client.weights import Weights, is_buffer, load_weights, weights_of
+from segformer3d.allocator import keep_freed_memory
 from segformer3d.dataset import SiteData, prepare
 from segformer3d.model import SegFormer3D, skeleton
 from segformer3d.tasks import Task
@@ -80,6 +81,7 @@ def evaluate_site(site: SiteSettings, request: EvaluateRequest) -> EvaluateReply
 
 
 def _set_up(site: SiteSettings, task: Task, weights: Weights) -> tuple[torch.device, SiteData, SegFormer3D]:
+    keep_freed_memory()
     if site.threads is not None:
         torch.set_num_threads(site.threads)
     device = site.torch_device()

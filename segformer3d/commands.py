@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from segformer3d.allocator import keep_freed_memory
 from segformer3d.cases import find_cases, find_images
 from segformer3d.checkpoint import load, load_task
 from segformer3d.dataset import SetAside, SiteData, prepare
@@ -46,6 +47,7 @@ def train_and_print(
             raise ConfigurationError(f"{name} must be a table of settings, got {config[name]!r}")
     if epochs < 1 or seed < 0 or workers < 0 or not 0 <= validation_share < 1:
         raise ConfigurationError("--epochs takes 1 or more, --seed and --workers 0 or more, --validation-share [0, 1)")
+    keep_freed_memory()
     console, folder = make_console(), Path(out)
     settings = TrainingSettings.from_json(config.get("training", {}))
     chosen = adjust(choose_task(task, Path(data)), config.get("model", {}), config.get("grid", {}))
@@ -74,12 +76,13 @@ def train_and_print(
     console.print(f"The model is in {folder / 'model.safetensors'}", soft_wrap=True)
 
 
-def predict_and_print(model: str, image: str, task: str | None, device: str, out: str) -> None:
+def predict_and_print(model: str, image: str, task: str | None, mirror: bool | None, device: str, out: str) -> None:
     """Write a label map for each image at a path.
 
     Raises:
         SegfedError: the model, the images or the disk are not as they must be.
     """
+    keep_freed_memory()
     console, where = make_console(), choose_device(device)
     network, chosen = load_model(Path(model), task)
     cases = find_images(Path(image))
@@ -90,11 +93,13 @@ def predict_and_print(model: str, image: str, task: str | None, device: str, out
             bar.show(next(count), len(cases), "predicting")
             console.print(_prediction_line(result), soft_wrap=True)
 
-        done, aside = predict_cases(network, chosen, cases, Path(out), where, on_case)
+        done, aside = predict_cases(network, chosen, cases, Path(out), where, on_case, mirror=mirror)
     console.print(f"{len(done)} predicted, {len(aside)} set aside; label maps are in {out}", soft_wrap=True)
 
 
-def evaluate_and_print(model: str, data: str, task: str | None, seed: int, device: str, out: str) -> None:
+def evaluate_and_print(
+    model: str, data: str, task: str | None, mirror: bool | None, seed: int, device: str, out: str
+) -> None:
     """Measure a model on labelled cases and leave tables and figures in `out`.
 
     Raises:
@@ -102,6 +107,7 @@ def evaluate_and_print(model: str, data: str, task: str | None, seed: int, devic
     """
     if seed < 0:
         raise ConfigurationError(f"--seed must be 0 or more, got {seed}")
+    keep_freed_memory()
     console, where = make_console(), choose_device(device)
     network, chosen = load_model(Path(model), task)
     cases = find_cases(Path(data))
@@ -113,6 +119,7 @@ def evaluate_and_print(model: str, data: str, task: str | None, seed: int, devic
             Path(out),
             device=where,
             seed=seed,
+            mirror=mirror,
             on_case=lambda done, total: bar.show(done, total, "measuring"),
         )
     print_table(result, console)

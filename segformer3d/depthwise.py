@@ -2,12 +2,11 @@
 
 PyTorch's CPU kernels run the forward pass of a depthwise convolution at memory speed and its backward pass 10 to 40
 times slower: a third of a training step. Both gradients have quick forms. That of the input is again a depthwise
-convolution, with the kernel mirrored. That of the weight is, for each of the 27 offsets, a sum of products of the
-shifted input and the gradient. The numbers are those of `F.conv3d` up to the order of summation; GPUs keep their own
-kernels.
+convolution, with the kernel mirrored. That of the weight is, for each of the three offsets in depth, the weight
+gradient of a 2D depthwise convolution, for which there is a fast kernel. The numbers are those of `F.conv3d` up to the
+order of summation; GPUs keep their own kernels.
 """
 
-from itertools import product
 from typing import Any
 
 import torch
@@ -19,15 +18,22 @@ from torch.nn import functional as F
 class DepthwiseConv(nn.Conv3d):
     """A 3×3×3 convolution with stride 1 and zero padding, for each channel alone, on channels-last maps."""
 
+    bias: nn.Parameter
+
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, kernel_size=3, padding=1, groups=channels)
 
     def forward(self, x_BDHWC: Tensor) -> Tensor:
         """Convolve a map (B, D, H, W, C); it keeps its shape."""
-        if x_BDHWC.device.type == "cpu":
-            y_BDHWC: Tensor = _Depthwise.apply(x_BDHWC, self.weight, self.bias)  # type: ignore[no-untyped-call]
-            return y_BDHWC
-        return _convolve(x_BDHWC, self.weight, self.bias)
+        return depthwise(x_BDHWC, self.weight, self.bias)
+
+
+def depthwise(x_BDHWC: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Convolve a map (B, D, H, W, C) with a weight (C, 1, 3, 3, 3) and add a bias (C)."""
+    if x_BDHWC.device.type == "cpu" and torch.is_grad_enabled():
+        y_BDHWC: Tensor = _Depthwise.apply(x_BDHWC, weight, bias)  # type: ignore[no-untyped-call]
+        return y_BDHWC
+    return _convolve(x_BDHWC, weight, bias)
 
 
 def _convolve(x_BDHWC: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -52,12 +58,19 @@ class _Depthwise(torch.autograd.Function):
 
 
 def _weight_gradient(x_BDHWC: Tensor, gradient_BDHWC: Tensor) -> Tensor:
-    """(C, 27), offsets in the order of the weight's last three axes."""
-    _, D, H, W, C = x_BDHWC.shape
-    padded = F.pad(x_BDHWC, (0, 0, 1, 1, 1, 1, 1, 1))
-    products = torch.empty_like(gradient_BDHWC)
-    sums = []
-    for d, h, w in product(range(3), repeat=3):
-        torch.mul(padded[:, d : d + D, h : h + H, w : w + W], gradient_BDHWC, out=products)
-        sums.append(products.view(-1, C).sum(dim=0))
-    return torch.stack(sums, dim=1)
+    """(C, 3, 3, 3): for each of the three offsets in depth, the weight gradient of a 2D convolution over all slices."""
+    B, D, H, W, C = x_BDHWC.shape
+    padded = F.pad(x_BDHWC, (0, 0, 0, 0, 0, 0, 1, 1))
+    slices = (padded[:, d : d + D].reshape(B * D, H, W, C).movedim(-1, 1) for d in range(3))
+    gradient = gradient_BDHWC.view(B * D, H, W, C).movedim(-1, 1)
+    return torch.cat([_slice_gradient(x, gradient) for x in slices], dim=1)
+
+
+def _slice_gradient(x_NCHW: Tensor, gradient_NCHW: Tensor) -> Tensor:
+    """(C, 1, 3, 3)."""
+    C = x_NCHW.shape[1]
+    weight = x_NCHW.new_empty(C, 1, 3, 3)
+    geometry = ([1, 1], [1, 1], [1, 1], False, [0, 0], C)  # stride, padding, dilation, transposed, more padding, groups
+    gradient = torch.ops.aten.convolution_backward(gradient_NCHW, x_NCHW, weight, None, *geometry, [False, True, False])
+    of_weight: Tensor = gradient[1]
+    return of_weight

@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,7 @@ def evaluate(
     *,
     device: torch.device,
     seed: int,
+    mirror: bool | None = None,
     on_case: OnCase | None = None,
 ) -> Evaluation:
     """Measure a model on labelled cases and write what was found into a folder.
@@ -127,16 +129,15 @@ def evaluate(
         out: the folder for `cases.csv`, `set_aside.csv`, `metrics.json` and `overlay-{best,median,worst}.png`.
         device: where the model predicts.
         seed: of the bootstrap.
+        mirror: whether predictions for mirrored copies are averaged; None does what the task says.
         on_case: called after each case with the number done and the number of all.
 
     Raises:
         DataError: no case is usable.
         StorageError: the folder cannot be written.
     """
-    model = model.to(device)
-    return evaluate_predictor(
-        lambda volume: predict_masks(model, task, volume, device), task, cases, out, seed=seed, on_case=on_case
-    )
+    predict = partial(predict_masks, model, task, device=device, mirror=mirror)
+    return evaluate_predictor(predict, task, cases, out, seed=seed, on_case=on_case)
 
 
 def evaluate_predictor(

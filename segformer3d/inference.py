@@ -1,27 +1,32 @@
 """Whole-volume inference: an overlap-weighted sliding window, on the task's grid, brought back to the volume's own.
 
 The window is the task's patch, the size that the model was trained at: a transformer's attention and the zero padding
-of its grids depend on the size, and on hippocampus crops windows of another size cost 0.05 Dice.
+of its grids depend on the size, and on hippocampus crops windows of another size cost 0.05 Dice. Everything flows in
+slabs along X: memory holds the image, its masks, and a band of probabilities as thick as one window.
 """
 
 import re
+from collections.abc import Iterator
+from functools import partial
 from itertools import chain, combinations
 
 import numpy as np
 import torch
-from monai.inferers import sliding_window_inference
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
+from segformer3d.config import Triple
 from segformer3d.errors import ConfigurationError
 from segformer3d.model import SegFormer3D
 from segformer3d.tasks import Task
 from segformer3d.volumes import Image, Label, Volume, model_size, resample_image, scale_intensity
+from segformer3d.windows import resample, slide
 
 _DEVICE = re.compile(r"cpu|cuda(:\d{1,2})?")
 OVERLAP = 0.5
-WINDOWS_AT_ONCE = 2
+WINDOWS_AT_ONCE = {"cpu": 1, "cuda": 4}
+# Voxels around the foreground that are looked at as well, so that no structure is cut by the box.
+MARGIN_VOXELS = 4
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -40,46 +45,83 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 
+def inference_dtype(device: torch.device) -> torch.dtype:
+    """What windows are computed in: half as many bits where the device has units for it, float32 elsewhere.
+
+    float16 on GPUs: inference needs its three more bits of precision rather than bfloat16's range. Of CPUs, those with
+    AMX tiles gain; those that only have AVX-512's bfloat16 product do not (docs/performance.md).
+    """
+    if device.type == "cuda":
+        return torch.float16
+    return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32  # there is no public question
+
+
 def predict_probabilities(
-    model: SegFormer3D, task: Task, image_CXYZ: Image, device: torch.device, *, mirror: bool = True
+    model: SegFormer3D, task: Task, image_CXYZ: Image, device: torch.device, *, mirror: bool = False
 ) -> Tensor:
     """Class probabilities (K, X, Y, Z), float32 on the CPU, of a scaled image on the task's grid.
 
     With `mirror`, predictions for the image and its mirrored copies along the task's flip axes are averaged.
     """
-    model.eval()
-    flips = _all_flips(task.flip_axes) if mirror else [()]
-
-    def window_probabilities(x_BCXYZ: Tensor) -> Tensor:
-        parts = [_activate(model(x_BCXYZ.flip(axes)), task).flip(axes) for axes in flips]
-        return torch.stack(parts).mean(dim=0)
-
-    x_BCXYZ = torch.from_numpy(np.array(image_CXYZ))[None]
-    with torch.inference_mode():
-        y_BKXYZ = sliding_window_inference(
-            x_BCXYZ,
-            roi_size=task.patch,
-            sw_batch_size=WINDOWS_AT_ONCE,
-            predictor=window_probabilities,
-            overlap=OVERLAP,
-            mode="gaussian",
-            padding_mode="replicate",
-            sw_device=device,
-            device=torch.device("cpu"),
-        )
-    probabilities: Tensor = y_BKXYZ[0].float()
-    return probabilities
+    return torch.cat(list(probability_slabs(model, task, image_CXYZ, device, mirror=mirror)), dim=1)
 
 
-def predict_masks(model: SegFormer3D, task: Task, volume: Volume, device: torch.device) -> NDArray[np.bool_]:
-    """One mask per structure (S, X, Y, Z) on the volume's own RAS grid."""
+def probability_slabs(
+    model: SegFormer3D, task: Task, image_CXYZ: Image, device: torch.device, *, mirror: bool
+) -> Iterator[Tensor]:
+    """`predict_probabilities` in slabs (K, n, Y, Z), one behind the other along X.
+
+    Only the box around the foreground is looked at; what lies outside is background.
+    """
+    model.to(device).eval()
+    flips = _all_flips(task.flip_axes if mirror else ())
+    predict = partial(_window_probabilities, model, task, flips, inference_dtype(device))
+    box, at_once = _foreground_box(image_CXYZ, task), WINDOWS_AT_ONCE[device.type]
+    slabs = slide(predict, image_CXYZ[:, *box], task.patch, overlap=OVERLAP, at_once=at_once, device=device)
+    X, Y, Z = image_CXYZ.shape[1:]
+    if box[0].start > 0:
+        yield _background(task, (box[0].start, Y, Z))
+    for slab_KXYZ in slabs:
+        whole_KXYZ = _background(task, (slab_KXYZ.shape[1], Y, Z))
+        whole_KXYZ[:, :, *box[1:]] = slab_KXYZ
+        yield whole_KXYZ
+    if box[0].stop < X:
+        yield _background(task, (X - box[0].stop, Y, Z))
+
+
+def mask_slabs(
+    model: SegFormer3D, task: Task, volume: Volume, device: torch.device, *, mirror: bool | None = None
+) -> Iterator[NDArray[np.bool_]]:
+    """One mask per structure in slabs (S, n, Y, Z), one behind the other along X of the volume's own RAS grid.
+
+    Args:
+        model: a model of the task.
+        task: what is segmented.
+        volume: the scan.
+        device: where to compute.
+        mirror: whether predictions for mirrored copies are averaged; None does what the task says.
+    """
     size = model_size(volume, task)
     image = resample_image(scale_intensity(volume.image, task), size)
-    probabilities = predict_probabilities(model, task, image, device)
-    own = tuple(volume.image.shape[1:])
-    if own != size:
-        probabilities = F.interpolate(probabilities[None], size=own, mode="trilinear", align_corners=False)[0]
-    return decide(probabilities, task)
+    slabs = probability_slabs(model, task, image, device, mirror=task.mirror if mirror is None else mirror)
+    X, Y, Z = volume.image.shape[1:]
+    for slab_KXYZ in slabs if size == (X, Y, Z) else resample(slabs, size, (X, Y, Z)):
+        yield decide(slab_KXYZ, task)
+
+
+def predict_masks(
+    model: SegFormer3D, task: Task, volume: Volume, device: torch.device, *, mirror: bool | None = None
+) -> NDArray[np.bool_]:
+    """One mask per structure (S, X, Y, Z) on the volume's own RAS grid; the arguments are those of `mask_slabs`."""
+    return np.concatenate(list(mask_slabs(model, task, volume, device, mirror=mirror)), axis=1)
+
+
+def predict_label(
+    model: SegFormer3D, task: Task, volume: Volume, device: torch.device, *, mirror: bool | None = None
+) -> Label:
+    """The label map (X, Y, Z) on the volume's own RAS grid; the arguments are those of `mask_slabs`."""
+    slabs = mask_slabs(model, task, volume, device, mirror=mirror)
+    return np.concatenate([masks_to_label(masks, task) for masks in slabs])
 
 
 def decide(probabilities_KXYZ: Tensor, task: Task) -> NDArray[np.bool_]:
@@ -110,8 +152,53 @@ def _own_label(task: Task, index: int) -> int:
     return min(left or mine)
 
 
+@torch.inference_mode()
+def _window_probabilities(
+    model: SegFormer3D, task: Task, flips: list[tuple[int, ...]], dtype: torch.dtype, x_BCXYZ: Tensor
+) -> Tensor:
+    parts = []
+    for axes in flips:
+        with torch.autocast(x_BCXYZ.device.type, dtype=dtype, enabled=dtype != torch.float32):
+            logits = model(x_BCXYZ.flip(axes))
+        parts.append(_activate(logits.float(), task).flip(axes))
+    return torch.stack(parts).mean(dim=0) if len(parts) > 1 else parts[0]
+
+
 def _activate(logits_BKXYZ: Tensor, task: Task) -> Tensor:
     return logits_BKXYZ.softmax(dim=1) if task.activation == "softmax" else logits_BKXYZ.sigmoid()
+
+
+def _background(task: Task, shape: Triple) -> Tensor:
+    """Probabilities (K, *shape) of a place with nothing in it."""
+    probabilities_KXYZ = torch.zeros(task.channels, *shape)
+    if task.activation == "softmax":
+        probabilities_KXYZ[0] = 1
+    return probabilities_KXYZ
+
+
+def _foreground_box(image_CXYZ: Image, task: Task) -> tuple[slice, slice, slice]:
+    """The box of the voxels that can belong to a structure, at least as large as a window where the volume is.
+
+    Scaling leaves 0 where there is nothing: around a skull-stripped brain, and in the air of a CT window. Other images
+    have no voxel of which that is known.
+    """
+    size = image_CXYZ.shape[1:]
+    if task.intensity not in ("zscore_nonzero", "window"):
+        return (slice(0, size[0]), slice(0, size[1]), slice(0, size[2]))
+    mask = np.logical_or.reduce(image_CXYZ != 0)
+    hits = (np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1)))
+    x, y, z = (_grown(hit, side, full) for hit, side, full in zip(hits, task.patch, size, strict=True))
+    return (x, y, z)
+
+
+def _grown(hit: NDArray[np.intp], side: int, full: int) -> slice:
+    """From the first hit to the last, with a margin, and to `side` voxels where the volume has as many."""
+    if not len(hit):
+        return slice(0, full)
+    low, high = max(0, int(hit[0]) - MARGIN_VOXELS), min(full, int(hit[-1]) + 1 + MARGIN_VOXELS)
+    length = max(high - low, min(side, full))
+    start = min(max(0, (low + high - length) // 2), full - length)
+    return slice(start, start + length)
 
 
 def _all_flips(axes: tuple[int, ...]) -> list[tuple[int, ...]]:

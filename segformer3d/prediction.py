@@ -10,10 +10,10 @@ from segformer3d.cases import CaseFiles
 from segformer3d.dataset import SetAside
 from segformer3d.errors import CaseError, DataError
 from segformer3d.files import write_atomic
-from segformer3d.inference import masks_to_label, predict_masks
+from segformer3d.inference import predict_label
 from segformer3d.model import SegFormer3D
 from segformer3d.tasks import Task
-from segformer3d.volumes import Label, Volume, read_case, write_label
+from segformer3d.volumes import read_case, write_label
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,13 @@ def predict_cases(
     out: Path,
     device: torch.device,
     on_case: Callable[[Prediction | SetAside], None],
+    *,
+    mirror: bool | None = None,
 ) -> tuple[list[Prediction], list[SetAside]]:
     """Write `NAME.nii.gz` into `out` for each case, in the image's own space, orientation and spacing.
 
-    A damaged image is set aside with its reason; the others go on.
+    A damaged image is set aside with its reason; the others go on. Mirrored copies are averaged as `mirror` says;
+    None is as the task says.
 
     Raises:
         DataError: every case was set aside.
@@ -43,7 +46,7 @@ def predict_cases(
     done: list[Prediction] = []
     aside: list[SetAside] = []
     for files in cases:
-        result = _predict_or_set_aside(model, task, files, out, device)
+        result = _predict_or_set_aside(model, task, files, out, device, mirror)
         (done if isinstance(result, Prediction) else aside).append(result)  # type: ignore[arg-type]
         on_case(result)
     if not done:
@@ -51,19 +54,14 @@ def predict_cases(
     return done, aside
 
 
-def predict_label(model: SegFormer3D, task: Task, volume: Volume, device: torch.device) -> Label:
-    """The label map (X, Y, Z) of a volume on its own RAS grid."""
-    return masks_to_label(predict_masks(model, task, volume, device), task)
-
-
 def _predict_or_set_aside(
-    model: SegFormer3D, task: Task, files: CaseFiles, out: Path, device: torch.device
+    model: SegFormer3D, task: Task, files: CaseFiles, out: Path, device: torch.device, mirror: bool | None
 ) -> Prediction | SetAside:
     try:
         volume = read_case(CaseFiles(files.name, files.images, None), task)
     except CaseError as error:
         return SetAside(files.name, str(error))
-    label = predict_label(model, task, volume, device)
+    label = predict_label(model, task, volume, device, mirror=mirror)
     path = out / f"{files.name}.nii.gz"
     write_atomic(path, lambda temporary: write_label(temporary, label, volume))
     return Prediction(files.name, path)

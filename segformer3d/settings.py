@@ -25,7 +25,7 @@ class TrainingSettings:
         ConfigurationError: a value breaks its rule.
     """
 
-    batch_size: int = 2
+    batch_size: int = 1
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
     warmup: float = 0.05

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from segformer3d.allocator import keep_freed_memory
 from segformer3d.cases import find_cases
 from segformer3d.dataset import SiteData, prepare
 from segformer3d.evaluation import evaluate
@@ -66,6 +67,7 @@ def train_rivals(rivals: Sequence[Rival], budget: Budget, at_once: int) -> dict[
 
 def _train_rival(rival: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
     """One rival, in a process of its own. Arguments and result are plain JSON values."""
+    keep_freed_memory()
     torch.set_num_threads(told["threads"])
     task, device, out = task_from_json(told["task"]), choose_device(told["device"]), Path(rival["out"])
     data = _together([_data_of(Path(folder), Path(told["work"]), task) for folder in rival["folders"]])

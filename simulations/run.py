@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from client.weights import weights_of
+from segformer3d.allocator import keep_freed_memory
 from segformer3d.cases import find_cases
 from segformer3d.checkpoint import load
 from segformer3d.errors import CheckpointError, ConfigurationError, DataError
@@ -118,6 +119,7 @@ def resume_simulation(folder: Path) -> Path:
 
 
 def _play(run: Run) -> Path:
+    keep_freed_memory()
     console, began = make_console(), time.perf_counter()
     try:
         _introduce(console, run)

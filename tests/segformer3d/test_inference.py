@@ -126,8 +126,8 @@ def test_the_mirrored_scan_has_the_mirrored_prediction(tiny_task: Task, axis: in
     for parameter in model.parameters():
         nn.init.normal_(parameter, 0, 0.3)
     image = np.random.default_rng(0).normal(size=(1, 18, 12, 24)).astype(np.float32)
-    mirrored = predict_probabilities(model, task, np.flip(image, axis + 1).copy(), CPU)
-    straight = predict_probabilities(model, task, image, CPU)
+    mirrored = predict_probabilities(model, task, np.flip(image, axis + 1).copy(), CPU, mirror=True)
+    straight = predict_probabilities(model, task, image, CPU, mirror=True)
     torch.testing.assert_close(mirrored.flip(axis + 1), straight, rtol=1e-4, atol=1e-5)
     alone = predict_probabilities(model, task, image, CPU, mirror=False)
     assert (alone - straight).abs().max() > 1e-3, "the average is more than one view"

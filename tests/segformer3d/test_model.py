@@ -1,5 +1,6 @@
 """The network: against the published numbers, on volumes of any size, and each shortcut against what it replaces."""
 
+import copy
 import math
 from dataclasses import replace
 from typing import Any
@@ -12,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segformer3d.config import ModelConfig
-from segformer3d.decoder import Decoder
+from segformer3d.decoder import Decoder, Projection
 from segformer3d.encoder import EfficientAttention
 from segformer3d.errors import ConfigurationError
-from segformer3d.layers import apply_norm, make_norm, upsample, upsample_channels_last
+from segformer3d.layers import apply_norm, conv_channels_last, make_norm, upsample, upsample_planes
 from segformer3d.model import SegFormer3D, build
 from segformer3d.published import translate
 from segformer3d.tasks import get_task
@@ -218,8 +219,9 @@ def test_upsampling_is_trilinear_interpolation_and_a_crop(
         :, :, : kept[0], : kept[1], : kept[2]
     ]
     torch.testing.assert_close(upsample(x, factor, kept), expected, rtol=0, atol=1e-6)
-    channels_last = upsample_channels_last(x.movedim(1, -1).contiguous(), factor, kept)
-    torch.testing.assert_close(channels_last.movedim(-1, 1), expected, rtol=0, atol=1e-6)
+    in_planes = upsample(x, (1, *factor[1:]), (size[0], *kept[1:]))
+    planes = upsample_planes(x.movedim(1, -1).contiguous(), factor[1:], (kept[1], kept[2]))
+    torch.testing.assert_close(planes.movedim(-1, 1), in_planes, rtol=0, atol=1e-6)
 
 
 def test_upsampling_first_met_in_inference_mode_can_be_trained_through() -> None:
@@ -235,7 +237,8 @@ def published_decoder(decoder: Decoder, maps: list[Tensor], factors: list[int]) 
     size = maps[0].shape[1:4]
     parts = []
     for stage in reversed(range(len(maps))):
-        projected = decoder.projections[stage](maps[stage]).movedim(-1, 1)
+        projection = decoder.projections[stage]
+        projected = projection.norm(projection.linear(maps[stage])).movedim(-1, 1)
         scaled = F.interpolate(projected, scale_factor=factors[stage], mode="trilinear", align_corners=False)
         parts.append(scaled[:, :, : size[0], : size[1], : size[2]])
     fused = F.conv3d(torch.cat(parts, dim=1), decoder.fuse.weight[..., None, None, None])
@@ -243,11 +246,52 @@ def published_decoder(decoder: Decoder, maps: list[Tensor], factors: list[int]) 
     return F.linear(normed, decoder.classify.weight, decoder.classify.bias).movedim(-1, 1)
 
 
-def test_fusing_before_interpolating_equals_the_published_order() -> None:
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_fusing_before_interpolating_equals_the_published_order(training: bool, norm: Any) -> None:
     torch.manual_seed(0)
-    decoder = Decoder(SMALL).double().eval()
+    decoder = Decoder(replace(SMALL, norm=norm)).double().train(training)
+    for parameter in decoder.parameters():
+        nn.init.normal_(parameter)
+    if norm == "batch":
+        nn.init.normal_(decoder.fuse_norm.running_mean)
+        nn.init.uniform_(decoder.fuse_norm.running_var, 0.5, 2)
     maps = [torch.randn(2, *size, 8, dtype=torch.float64) for size in ((9, 6, 7), (5, 3, 4), (3, 2, 2), (2, 1, 1))]
-    torch.testing.assert_close(decoder(maps), published_decoder(decoder, maps, [1, 2, 4, 8]), rtol=1e-10, atol=1e-10)
+    expected = published_decoder(copy.deepcopy(decoder), maps, [1, 2, 4, 8])
+    torch.testing.assert_close(decoder(maps), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_the_decoder_goes_row_by_row_when_the_map_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    decoder = Decoder(SMALL).eval()
+    maps = [torch.randn(2, *size, 8) for size in ((9, 7, 5), (5, 4, 3), (3, 2, 2), (2, 1, 1))]
+    whole = decoder(maps)
+    monkeypatch.setattr("segformer3d.decoder.VOXELS_AT_ONCE", 2 * 2 * 9 * 5)
+    torch.testing.assert_close(decoder(maps), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_a_layer_norm_whose_variance_is_tiny_survives_the_fusion() -> None:
+    """The variance is a quadratic form here; features that hardly differ are where that could lose digits."""
+    torch.manual_seed(0)
+    projection, fuse = Projection(8, 16), torch.randn(4, 16)
+    nn.init.constant_(projection.linear.weight, 0.5)
+    projection.linear.weight.data += 1e-3 * torch.randn(16, 8)
+    x = torch.randn(1, 5, 5, 5, 8)
+    fast = F.linear(projection(x), *projection.fused(fuse))
+    exact = copy.deepcopy(projection).double()
+    expected = F.linear(exact.norm(exact.linear(x.double())), fuse.double())
+    assert relative_error(fast.detach(), expected.detach()) < 1e-4
+
+
+@pytest.mark.parametrize("channels", [4, 5, 9])
+def test_a_convolution_in_pairs_of_channels_is_the_convolution(channels: int) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv3d(channels, 3, 7, stride=4, padding=3).double()
+    x = torch.randn(2, 9, 10, 11, channels, dtype=torch.float64, requires_grad=True)
+    expected = torch.autograd.grad(conv(x.movedim(-1, 1)).square().sum(), [x, *conv.parameters()])
+    ours = torch.autograd.grad(conv_channels_last(x, conv).square().sum(), [x, *conv.parameters()])
+    for one, other in zip(ours, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
 def test_the_spatial_reduction_is_a_strided_convolution() -> None:

@@ -148,11 +148,12 @@ def test_a_part_passes_over_every_case_once_an_epoch(tiny_task: Task, cases: tup
 def test_moments_and_step_counts_go_on_from_part_to_part(
     tmp_path: Path, tiny_task: Task, cases: tuple[PreparedCase, ...]
 ) -> None:
+    pairs = TrainingSettings(batch_size=2)
     files = [tmp_path / f"{index}.safetensors" for index in range(2)]
-    model, _, _ = train(tiny_task, cases, Part(0, 2, 1, 0, "site"), after=files[0])
+    model, _, _ = train(tiny_task, cases, Part(0, 2, 1, 0, "site"), pairs, after=files[0])
     forgetful = copy.deepcopy(model)
-    train(tiny_task, cases, Part(1, 2, 1, 0, "site"), model=model, before=files[0], after=files[1])
-    train(tiny_task, cases, Part(1, 2, 1, 0, "site"), model=forgetful)
+    train(tiny_task, cases, Part(1, 2, 1, 0, "site"), pairs, model=model, before=files[0], after=files[1])
+    train(tiny_task, cases, Part(1, 2, 1, 0, "site"), pairs, model=forgetful)
     counts = [{float(v) for name, v in load_file(file).items() if name.startswith("step:")} for file in files]
     assert counts == [{3.0}, {6.0}]
     assert not equal(model, forgetful)
