@@ -10,13 +10,14 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, MessageType, MetricRecord, RecordDict
 
 from client.records import check_names, read_fields, read_json, record_of
 from client.site import NAME
-from client.weights import Weights, decode_weights, encode_weights
+from client.weights import Weights, decode_weights, encode_weights, parameter_norm
 from segformer3d.errors import ReplyError
 from segformer3d.settings import TrainingSettings
 from segformer3d.tasks import Task, task_from_json
@@ -152,6 +153,11 @@ class TrainReply:
     update: Weights
     training: TrainingReport
     validation: ValidationReport
+
+    @cached_property
+    def update_norm(self) -> float:
+        """Euclidean norm of the parameters' update."""
+        return parameter_norm(self.update)
 
     def encode(self) -> RecordDict:
         """The message's content."""

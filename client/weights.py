@@ -35,6 +35,13 @@ def is_buffer(name: str) -> bool:
     return name.endswith((MEAN, VARIANCE, COUNTER))
 
 
+def parameter_norm(weights: Weights) -> float:
+    """Euclidean norm of the parameters, or of their update; buffers are left out."""
+    names = sorted(name for name in weights if not is_buffer(name))
+    flat = (weights[name].ravel() for name in names)
+    return math.sqrt(math.fsum(float(np.einsum("i,i->", x, x, dtype=np.float64)) for x in flat))
+
+
 def weights_of(model: SegFormer3D) -> Weights:
     """A copy of all parameters and buffers, float32 and int64, on the CPU."""
     return {name: value.detach().cpu().numpy().copy() for name, value in model.state_dict().items()}

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.contract import TrainReply
-from client.weights import COUNTER, MEAN, VARIANCE, Weights, is_buffer
+from client.weights import COUNTER, MEAN, VARIANCE, Weights, is_buffer, parameter_norm
 
 Doubles = NDArray[np.float64]
 
@@ -62,14 +62,7 @@ def apply(state: AggregationState, replies: Sequence[TrainReply]) -> tuple[Aggre
     shares = {reply.site: reply.training.cases / total for reply in ordered}
     updates = {reply.site: reply.update for reply in ordered}
     weights = {name: _combine(name, state.weights, updates, shares) for name in state.weights}
-    return AggregationState(weights), _diagnose(state.weights, weights, updates, shares)
-
-
-def update_norm(update: Weights) -> float:
-    """Euclidean norm of the parameters' update; buffers are left out."""
-    names = sorted(name for name in update if not is_buffer(name))
-    flat = (update[name].ravel() for name in names)
-    return math.sqrt(math.fsum(float(np.einsum("i,i->", x, x, dtype=np.float64)) for x in flat))
+    return AggregationState(weights), _diagnose(state.weights, weights, ordered, shares)
 
 
 def _combine(name: str, weights: Weights, updates: Mapping[str, Weights], shares: Mapping[str, float]) -> NDArray[Any]:
@@ -105,9 +98,9 @@ def _sum(terms: Iterable[Doubles]) -> Doubles:
 
 
 def _diagnose(
-    before: Weights, after: Weights, updates: Mapping[str, Weights], shares: Mapping[str, float]
+    before: Weights, after: Weights, replies: Sequence[TrainReply], shares: Mapping[str, float]
 ) -> Diagnostics:
-    norms = {site: update_norm(update) for site, update in updates.items()}
-    step = update_norm({name: after[name] - before[name] for name in after if not is_buffer(name)})
+    norms = {reply.site: reply.update_norm for reply in replies}
+    step = parameter_norm({name: after[name] - before[name] for name in after if not is_buffer(name)})
     mean_norm = math.fsum(shares[site] * norm for site, norm in norms.items())
     return Diagnostics(shares, norms, step, min(1.0, step / mean_norm) if mean_norm else 1.0)

@@ -13,10 +13,9 @@ import numpy as np
 
 from client.contract import EvaluateReply, PrepareReply, TrainReply
 from client.failures import SAME_VERSION, SEE_LOG
-from client.weights import COUNTER, MEAN, VARIANCE, Weights, check_layout
+from client.weights import COUNTER, MEAN, VARIANCE, Weights, check_layout, parameter_norm
 from segformer3d.errors import ReplyError
 from segformer3d.training import ValidationReport
-from server.aggregation import update_norm
 
 MOST_COUNT = 10_000_000
 # An update may be this many times as long as the global parameters, and so much longer. AdamW at a sane rate stays
@@ -103,7 +102,7 @@ def check_train(reply: TrainReply, ready: PrepareReply, round_number: int, weigh
     _check_validation(reply.validation, ready)
     check_layout(reply.update, weights)
     _check_values(reply.update)
-    _check_norm(update_norm(reply.update), weights)
+    _check_norm(reply.update_norm, weights)
 
 
 def check_evaluate(reply: EvaluateReply, ready: PrepareReply, round_number: int) -> None:
@@ -120,7 +119,7 @@ def set_aside_outliers(
     replies: Sequence[TrainReply], phase: str
 ) -> tuple[tuple[TrainReply, ...], tuple[SetAside, ...]]:
     """Replies whose update is not absurdly long beside the others', and the rest. Below three replies all are kept."""
-    norms = {reply.site: update_norm(reply.update) for reply in replies}
+    norms = {reply.site: reply.update_norm for reply in replies}
     limits = {site: RELATIVE_FACTOR * _median_of_others(norms, site) for site in norms} if len(norms) >= 3 else {}
     out = {site for site, limit in limits.items() if limit > 0 and norms[site] > limit}
     aside = [
@@ -184,6 +183,6 @@ _BUFFER_RANGES: tuple[tuple[str, float, float], ...] = (
 
 
 def _check_norm(norm: float, weights: Weights) -> None:
-    limit = ABSOLUTE_FACTOR * update_norm(weights) + ABSOLUTE_FLOOR
+    limit = ABSOLUTE_FACTOR * parameter_norm(weights) + ABSOLUTE_FLOOR
     if norm > limit:
         raise UnfitReplyError(f"its update has norm {norm:.3g}, above the limit of {limit:.3g}", _TRAINING_BROKE)
