@@ -40,7 +40,13 @@ class Projection(nn.Module):
         self.linear = nn.Linear(channels, width)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, x_BDHWC: Tensor) -> Tensor:
+    def forward(self, x_BDHWC: Tensor, fuse_OO: Tensor) -> Tensor:
+        """fuse(norm(linear(x))), a map (B, D, H, W, O)."""
+        if x_BDHWC[..., 0].numel() < fuse_OO.shape[0]:  # for few voxels, joining the matrices costs more than it saves
+            return F.linear(self.norm(self.linear(x_BDHWC)), fuse_OO)
+        return F.linear(self.narrow(x_BDHWC), *self.fused(fuse_OO))
+
+    def narrow(self, x_BDHWC: Tensor) -> Tensor:
         """The vector x' over the standard deviation of its features: (B, D, H, W, C + 1)."""
         centred_OC = self._centred()
         gram_CC = centred_OC.T @ centred_OC / centred_OC.shape[0]
@@ -49,7 +55,7 @@ class Projection(nn.Module):
         return x_BDHWC * torch.rsqrt(variance_BDHW1 + self.norm.eps)
 
     def fused(self, fuse_OO: Tensor) -> tuple[Tensor, Tensor]:
-        """Matrix (O, C + 1) and bias (O) that a fusion comes to when it is applied to what `forward` returns."""
+        """Matrix (O, C + 1) and bias (O) that a fusion comes to when it is applied to what `narrow` returns."""
         return (fuse_OO * self.norm.weight) @ self._centred(), fuse_OO @ self.norm.bias
 
     def _centred(self) -> Tensor:
@@ -62,7 +68,7 @@ class _Parts(NamedTuple):
 
     Attributes:
         fine: the finest stage's narrow map (B, D, H, W, C + 1).
-        matrix, bias: what turns it into its part of the sum (O, C + 1), and the bias (O) of all stages.
+        matrix, bias: what turns it into its part of the sum (O, C + 1) and (O).
         coarse: the other stages' parts one after another, interpolated but for depth (B, E, H, P).
         depth: their interpolation along depth (D, E).
     """
@@ -106,22 +112,18 @@ class Decoder(nn.Module):
 
     def _parts(self, maps: Sequence[Tensor], fuse_weight: Tensor) -> _Parts:
         """The fusion's weight holds the coarsest stage first, as published."""
-        fine_BDHWC = self.projections[0](maps[0])
-        B, D, H, W, _ = fine_BDHWC.shape
+        projections: list[Projection] = list(self.projections)  # type: ignore[arg-type]
         weights = torch.split(fuse_weight, self.width, dim=1)[::-1]
-        fused = [part.fused(weight) for part, weight in zip(self._projections(), weights, strict=True)]
+        fine_BDHWC = projections[0].narrow(maps[0])
+        B, D, H, W, _ = fine_BDHWC.shape
         coarse, depth = [fine_BDHWC.new_empty(B, 0, H, W * self.width)], [fine_BDHWC.new_empty(D, 0)]
         factor: Triple = (1, 1, 1)
         for index in range(1, len(maps)):
             factor = _times(factor, self.strides[index])
-            part_BDHWO = F.linear(self.projections[index](maps[index]), fused[index][0])
+            part_BDHWO = projections[index](maps[index], weights[index])
             coarse.append(upsample_planes(part_BDHWO, factor[1:], (H, W)).flatten(3))
             depth.append(interpolation(part_BDHWO.shape[1], factor[0], D).to(part_BDHWO))
-        bias_O = torch.stack([bias for _, bias in fused]).sum(dim=0)
-        return _Parts(fine_BDHWC, fused[0][0], bias_O, torch.cat(coarse, dim=1), torch.cat(depth, dim=1))
-
-    def _projections(self) -> list[Projection]:
-        return list(self.projections)  # type: ignore[arg-type]
+        return _Parts(fine_BDHWC, *projections[0].fused(weights[0]), torch.cat(coarse, dim=1), torch.cat(depth, dim=1))
 
     def _classified(self, features_BDHWO: Tensor) -> Tensor:
         logits_BDHWK: Tensor = self.classify(self.dropout(F.relu(features_BDHWO)))

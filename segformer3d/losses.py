@@ -24,16 +24,19 @@ def targets(label_BXYZ: Tensor, task: Task) -> Tensor:
 def make_loss(task: Task, settings: TrainingSettings) -> Loss:
     """The scalar loss of logits (B, K, X, Y, Z) against `targets`; Dice leaves the background out, pools the batch."""
     softmax = task.activation == "softmax"
-    dice = DiceLoss(softmax=softmax, sigmoid=not softmax, include_background=not softmax, batch=True)
+    dice = DiceLoss(include_background=not softmax, batch=True)
 
     def dice_alone(logits: Tensor, target: Tensor) -> Tensor:
-        value: Tensor = dice(logits, target)
+        value: Tensor = dice(logits.softmax(dim=1) if softmax else logits.sigmoid(), target)
         return value
 
     def dice_and_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-        if softmax:
-            return dice_alone(logits, target) + F.cross_entropy(logits, target.argmax(dim=1))
-        return dice_alone(logits, target) + F.binary_cross_entropy_with_logits(logits, target)
+        if not softmax:
+            return dice_alone(logits, target) + F.binary_cross_entropy_with_logits(logits, target)
+        # One softmax for both, and no search for the class that each one-hot target stands for.
+        log_probability = logits.log_softmax(dim=1)
+        value: Tensor = dice(log_probability.exp(), target)
+        return value - (target * log_probability).sum(dim=1).mean()
 
     return dice_alone if settings.loss == "dice" else dice_and_cross_entropy
 
