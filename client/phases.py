@@ -11,7 +11,7 @@ from client.contract import EvaluateReply, EvaluateRequest, PrepareReply, Prepar
 from client.moments import forget_old_moments, moments_after, moments_before
 from client.site import SiteSettings
 from client.site_log import write_log
-from client.weights import Weights, is_buffer, load_weights, weights_of
+from client.weights import Weights, load_weights, update_of
 from segformer3d.allocator import keep_freed_memory
 from segformer3d.dataset import SiteData, prepare
 from segformer3d.model import SegFormer3D, skeleton
@@ -64,7 +64,7 @@ def train_site(site: SiteSettings, request: TrainRequest) -> TrainReply:
     )
     forget_old_moments(folder)
     write_log(site.work, f"run {request.run}: round {request.round} of {request.rounds} done, loss {training.loss:.4f}")
-    update = _update(weights_of(model), request.weights)
+    update = update_of(model, request.weights)
     return TrainReply(site.name, request.run, request.round, update, training, validation)
 
 
@@ -115,8 +115,3 @@ def _balance(data: SiteData, task: Task) -> tuple[float, ...]:
     """Mean share of voxels per structure over the training cases."""
     shares = [task.structure_masks(np.asarray(case.label())).mean(axis=(1, 2, 3)) for case in data.train]
     return tuple(float(share) for share in np.mean(shares, axis=0))
-
-
-def _update(local: Weights, received: Weights) -> Weights:
-    """Parameters as the change that training made, buffers as they are now."""
-    return {name: value if is_buffer(name) else value - received[name] for name, value in local.items()}

@@ -157,10 +157,10 @@ def dice_text(dice: Sequence[float], task: Task) -> str:
 
 def _epoch_line(fitted: Fitted, epochs: int, task: Task) -> str:
     training, validation = fitted.training, fitted.validation
-    rate = training.samples / training.seconds
+    rate, waiting = training.samples / training.seconds, training.waited / training.seconds
     return (
         f"epoch {fitted.part}/{epochs}: loss {training.loss:.4f}, validation Dice {dice_text(validation.dice, task)}, "
-        f"{plain_duration(training.seconds)} ({rate:.1f} samples/s)"
+        f"{plain_duration(training.seconds)} ({rate:.1f} samples/s, {waiting:.0%} waiting for data)"
     )
 
 

@@ -25,7 +25,7 @@ from segformer3d.tasks import Task
 from segformer3d.volumes import model_size, read_case, resample_image, resample_label, scale_intensity
 
 # Part of every key: raise it when preprocessing changes what it computes.
-PREPARATION_VERSION = 1
+PREPARATION_VERSION = 2
 # Voxels of each structure that are remembered, to centre training patches on.
 REMEMBERED_VOXELS = 2000
 DEFAULT_VALIDATION_SHARE = 0.1

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from segformer3d.ahead import Waits, prepared_ahead
 from segformer3d.dataset import PreparedCase
 from segformer3d.errors import ConfigurationError, DataError
 from segformer3d.inference import decide, predict_probabilities
@@ -70,13 +71,21 @@ class Step:
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """A finished part: mean loss, cases, samples and steps, and the seconds that its steps took."""
+    """A finished part.
+
+    Attributes:
+        loss: mean over its steps.
+        cases, samples, steps: training cases, patches, optimizer steps.
+        seconds: how long its steps took, patches included, reading and writing the optimizer's state excluded.
+        waited: the part of these seconds in which a step waited for its patches.
+    """
 
     loss: float
     cases: int
     samples: int
     steps: int
     seconds: float
+    waited: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -130,26 +139,27 @@ def train_part(
     """
     if not cases:
         raise DataError("there is no case to train on; add cases, or keep fewer for validation")
-    began = time.perf_counter()
     model.to(device).train()
     optimizer = make_optimizer(model, settings)
     if optimizer_from is not None:
         load_optimizer(optimizer_from, optimizer, model)
     batches = _batches(cases, task, settings, part, workers)
     loss = make_loss(task, settings)
-    losses = []
+    losses, patches = [], Waits(prepared_ahead(batches) if device.type == "cuda" else batches)
+    began = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(np.random.default_rng(part.random_key()).integers(2**62)))
-        for number, (image, label) in enumerate(batches):
+        for number, (image, label) in enumerate(patches):
             rate = learning_rate(settings, part.index * len(batches) + number, part.parts * len(batches))
             target = targets(label.to(device), task)
             losses.append(_step(model, optimizer, loss, image.to(device), target, rate, settings))
             if on_step is not None:
                 on_step(Step(number + 1, len(batches), losses[-1], rate, image.shape[0]))
+    seconds = time.perf_counter() - began
     if optimizer_to is not None:
         save_optimizer(optimizer_to, optimizer, model)
-    seconds = time.perf_counter() - began
-    return TrainingReport(float(np.mean(losses)), len(cases), len(cases) * part.epochs, len(losses), seconds)
+    samples = len(cases) * part.epochs
+    return TrainingReport(float(np.mean(losses)), len(cases), samples, len(losses), seconds, patches.seconds)
 
 
 def learning_rate(settings: TrainingSettings, step: int, steps: int) -> float:

@@ -193,19 +193,38 @@ def _check_size(volume: Volume, task: Task) -> None:
 
 
 def scale_intensity(image_CXYZ: Image, task: Task) -> Image:
-    """Intensities as the model sees them, scaled for each channel alone: scanners differ by orders of magnitude."""
-    return np.stack([_scale_channel(channel.astype(np.float64), task).astype(np.float32) for channel in image_CXYZ])
+    """Intensities as the model sees them, scaled for each channel alone: scanners differ by orders of magnitude.
+
+    It works in float64 on one plane after another: a large CT in float64 would be larger than all that comes after it.
+    """
+    scaled_CXYZ = np.empty(image_CXYZ.shape, np.float32)
+    for channel_XYZ, scaled_XYZ in zip(image_CXYZ, scaled_CXYZ, strict=True):
+        scale = _window_scale if task.intensity in ("window", "minmax") else _standard_scale
+        scale(channel_XYZ, scaled_XYZ, task)
+    return scaled_CXYZ
 
 
-def _scale_channel(channel: NDArray[np.float64], task: Task) -> NDArray[np.float64]:
-    if task.intensity in ("window", "minmax"):
-        low, high = task.window or (channel.min(), channel.max())
-        return np.clip((channel - low) / (high - low), 0.0, 1.0)
-    inside = channel != 0 if task.intensity == "zscore_nonzero" else np.ones(channel.shape, bool)
-    values = channel[inside]
-    spread = values.std() if values.std() > 0 else 1.0
-    scaled: NDArray[np.float64] = np.where(inside, (channel - values.mean()) / spread, 0.0)
-    return scaled
+def _window_scale(channel_XYZ: Image, scaled_XYZ: Image, task: Task) -> None:
+    low, high = task.window or (float(channel_XYZ.min()), float(channel_XYZ.max()))
+    for plane_YZ, scaled_YZ in zip(channel_XYZ, scaled_XYZ, strict=True):
+        scaled_YZ[:] = np.clip((plane_YZ.astype(np.float64) - low) / (high - low), 0.0, 1.0)
+
+
+def _standard_scale(channel_XYZ: Image, scaled_XYZ: Image, task: Task) -> None:
+    nonzero = task.intensity == "zscore_nonzero"
+    mean, spread = _mean_and_spread([plane[plane != 0] if nonzero else plane for plane in channel_XYZ])
+    for plane_YZ, scaled_YZ in zip(channel_XYZ, scaled_XYZ, strict=True):
+        scaled_YZ[:] = (plane_YZ.astype(np.float64) - mean) / spread
+        if nonzero:
+            scaled_YZ[plane_YZ == 0] = 0
+
+
+def _mean_and_spread(parts: Sequence[Image]) -> tuple[float, float]:
+    """Mean and standard deviation of all values together; a spread of 0 becomes 1."""
+    count = max(1, sum(part.size for part in parts))
+    mean = math.fsum(float(part.sum(dtype=np.float64)) for part in parts) / count
+    variance = math.fsum(float(np.square(part.astype(np.float64) - mean).sum()) for part in parts) / count
+    return mean, math.sqrt(variance) or 1.0
 
 
 def model_size(volume: Volume, task: Task) -> Triple:

@@ -124,5 +124,6 @@ def resample(slabs: Iterator[Tensor], size: Triple, wanted: Triple) -> Iterator[
         if ready > done:
             rows = slice(done, ready)
             yield held_KXYZ[:, lower[rows] - first].lerp(held_KXYZ[:, upper[rows] - first], share_X11[rows])
-            needed = int(lower[min(ready, wanted[0] - 1)])
-            held_KXYZ, first, done = held_KXYZ[:, needed - first :], needed, ready
+            done = ready
+            passed = min(int(lower[min(ready, wanted[0] - 1)]) - first, held_KXYZ.shape[1])
+            held_KXYZ, first = held_KXYZ[:, passed:], first + passed

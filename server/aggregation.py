@@ -79,7 +79,7 @@ def _combine(name: str, weights: Weights, updates: Mapping[str, Weights], shares
 
 
 def _mean(name: str, updates: Mapping[str, Weights], shares: Mapping[str, float]) -> Doubles:
-    return _sum(shares[site] * update[name].astype(np.float64) for site, update in updates.items())
+    return _sum(np.multiply(update[name], shares[site], dtype=np.float64) for site, update in updates.items())
 
 
 def _pooled_variance(name: str, updates: Mapping[str, Weights], shares: Mapping[str, float]) -> Doubles:
@@ -92,7 +92,7 @@ def _pooled_variance(name: str, updates: Mapping[str, Weights], shares: Mapping[
 def _sum(terms: Iterable[Doubles]) -> Doubles:
     total: Doubles | None = None
     for term in terms:
-        total = term if total is None else total + term
+        total = term if total is None else np.add(total, term, out=total)
     assert total is not None, "a round that is aggregated has at least one reply"
     return total
 

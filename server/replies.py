@@ -13,7 +13,7 @@ import numpy as np
 
 from client.contract import EvaluateReply, PrepareReply, TrainReply
 from client.failures import SAME_VERSION, SEE_LOG
-from client.weights import COUNTER, MEAN, VARIANCE, Weights, check_layout, parameter_norm
+from client.weights import COUNTER, MEAN, VARIANCE, Weights, check_layout, is_buffer, parameter_norm
 from segformer3d.errors import ReplyError
 from segformer3d.training import ValidationReport
 
@@ -101,7 +101,7 @@ def check_train(reply: TrainReply, ready: PrepareReply, round_number: int, weigh
         raise UnfitReplyError("its training loss is not finite", _TRAINING_BROKE)
     _check_validation(reply.validation, ready)
     check_layout(reply.update, weights)
-    _check_values(reply.update)
+    _check_values(reply)
     _check_norm(reply.update_norm, weights)
 
 
@@ -165,10 +165,15 @@ def _check_validation(report: ValidationReport, ready: PrepareReply) -> None:
         raise UnfitReplyError(f"its Dice must be {structures} values in [0, 1], or NaN where absent", SEE_LOG)
 
 
-def _check_values(update: Weights) -> None:
-    """Finite everywhere, and batch norm buffers in ranges that float32 can pool."""
-    for name, value in update.items():
-        if not np.isfinite(value).all():
+def _check_values(reply: TrainReply) -> None:
+    """Finite everywhere, and batch norm buffers in ranges that float32 can pool.
+
+    In float64 the squares of float32 numbers cannot overflow: the norm is finite when all parameters are, and they need
+    be looked through only when it is not.
+    """
+    suspect = not math.isfinite(reply.update_norm)
+    for name, value in reply.update.items():
+        if (suspect or is_buffer(name)) and not np.isfinite(value).all():
             raise UnfitReplyError(f"the array {name} holds values that are not finite", _TRAINING_BROKE)
         for suffix, low, high in _BUFFER_RANGES:
             if name.endswith(suffix) and not ((value >= low) & (value <= high)).all():

@@ -67,6 +67,7 @@ class Federation:
         self._state = state
         self._emit = on_event
         self._set_aside: list[SetAside] = []
+        self._model = skeleton(settings.task.model)  # filled to be saved
         mailbox = Mailbox(grid)
         request = PrepareRequest(state.run, settings.task)
         self._roster = Roster(mailbox, request, settings.minimum_sites, settings.prepare_deadline_s, self._put_aside)
@@ -192,10 +193,9 @@ class Federation:
         return Best(measured.round, measured.mean_dice)
 
     def _save_model(self, name: str, dice: float | None) -> None:
-        model = skeleton(self._settings.task.model)
-        load_weights(model, self._state.weights)
+        load_weights(self._model, self._state.weights)
         notes = {"run": self._state.run, "round": self._state.round, "validation_dice": dice}
-        checkpoint.save(self._folder / name, model, self._settings.task, notes)
+        checkpoint.save(self._folder / name, self._model, self._settings.task, notes)
 
     def _put_aside(self, what: SetAside) -> None:
         self._set_aside.append(what)

@@ -78,15 +78,16 @@ class Journal:
         """
         final = [report.seconds for report in self.final.sites.values()]
         own = [_site_seconds(record) for record in self._own_rounds]
-        computing = math.fsum(self._makespan(seconds) for seconds in (self._preparing, *own, final))
+        computing = math.fsum(makespan(self._at_once, seconds) for seconds in (self._preparing, *own, final))
         return max(0.0, 1 - computing / self._seconds)
 
-    def _makespan(self, seconds: Sequence[float]) -> float:
-        """How long the sites take, each in turn on the core that is free first."""
-        cores = [0.0] * self._at_once
-        for site in seconds:
-            heapq.heapreplace(cores, cores[0] + site)
-        return max(cores)
+
+def makespan(at_once: int, seconds: Sequence[float]) -> float:
+    """How long sites take on `at_once` cores, each in turn on the core that is free first."""
+    free = [0.0] * at_once
+    for site in seconds:
+        heapq.heapreplace(free, free[0] + site)
+    return max(free)
 
 
 def _site_seconds(record: Mapping[str, Any]) -> list[float]:

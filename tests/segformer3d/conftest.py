@@ -23,9 +23,14 @@ class Golden:
         return {name.removeprefix(prefix): value for name, value in self.tensors.items() if name.startswith(prefix)}
 
 
-@pytest.fixture(scope="session")
-def golden(shared: Path) -> Golden:
+def read_golden(shared: Path) -> Golden:
     """`segformer3d_golden.safetensors`."""
     with safe_open(shared / "reference" / "segformer3d_golden.safetensors", "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
         return Golden(tensors, json.loads(file.metadata()["config"]))
+
+
+@pytest.fixture(scope="session")
+def golden(shared: Path) -> Golden:
+    """The published implementation's numbers."""
+    return read_golden(shared)

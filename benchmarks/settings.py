@@ -1,0 +1,52 @@
+"""How much is measured: the full report, or the quick one for a look after a change."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure with.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        threads: of every contender's process.
+        repeats: turns of each interleaved comparison.
+        forward_side, step_side: voxels along a side of the cubes of the networks' comparison.
+        growth_sides: cubes of the comparison by size.
+        sites: federations of so many sites.
+        rounds: rounds of each.
+        scans: a folder of labelled cases in the Decathlon layout.
+        glioma: a folder with one scan in four contrasts, or None for a synthetic one of the same size.
+        trained: a model of the cases' task, or None to leave out what needs one.
+    """
+
+    device: str
+    threads: int
+    repeats: int
+    forward_side: int
+    step_side: int
+    growth_sides: tuple[int, ...]
+    sites: tuple[int, ...]
+    rounds: int
+    scans: Path | None
+    glioma: Path | None
+    trained: Path | None
+
+
+FULL = {
+    "repeats": 7,
+    "forward_side": 128,
+    "step_side": 96,
+    "growth_sides": (64, 96, 128, 160, 192),
+    "sites": (2, 4, 8, 16, 32),
+    "rounds": 3,
+}
+QUICK = {
+    "repeats": 2,
+    "forward_side": 64,
+    "step_side": 64,
+    "growth_sides": (32, 64),
+    "sites": (2, 4),
+    "rounds": 1,
+}
