@@ -32,6 +32,12 @@ def moments_after(folder: Path, round_number: int) -> Path:
     return folder / f"optimizer-{round_number:04d}.safetensors"
 
 
+def superseded_moments(folder: Path) -> Path | None:
+    """The state that will be one too many once another is written, if there is one."""
+    states = _states(folder)
+    return states[min(states)] if len(states) >= KEPT else None
+
+
 def forget_old_moments(folder: Path) -> None:
     """Keep the newest two states.
 

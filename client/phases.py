@@ -8,11 +8,12 @@ import numpy as np
 import torch
 
 from client.contract import EvaluateReply, EvaluateRequest, PrepareReply, PrepareRequest, TrainReply, TrainRequest
-from client.moments import forget_old_moments, moments_after, moments_before
+from client.moments import forget_old_moments, moments_after, moments_before, superseded_moments
 from client.site import SiteSettings
 from client.site_log import write_log
 from client.weights import Weights, load_weights, update_of
 from segformer3d.allocator import keep_freed_memory
+from segformer3d.config import ModelConfig
 from segformer3d.dataset import SiteData, prepare
 from segformer3d.model import SegFormer3D, skeleton
 from segformer3d.tasks import Task
@@ -22,6 +23,7 @@ from segformer3d.training import Part, train_part, validate
 _KEPT_SITES = 64
 _data_of_site: dict[tuple[SiteSettings, Task], SiteData] = {}
 _lock = Lock()
+_networks: dict[ModelConfig, SegFormer3D] = {}
 
 
 def prepare_site(site: SiteSettings, request: PrepareRequest) -> PrepareReply:
@@ -60,11 +62,13 @@ def train_site(site: SiteSettings, request: TrainRequest) -> TrainReply:
         device=device,
         optimizer_from=moments_before(folder, request.round),
         optimizer_to=moments_after(folder, request.round),
+        optimizer_over=superseded_moments(folder),
         workers=site.workers,
     )
     forget_old_moments(folder)
     write_log(site.work, f"run {request.run}: round {request.round} of {request.rounds} done, loss {training.loss:.4f}")
     update = update_of(model, request.weights)
+    _put_by(model)
     return TrainReply(site.name, request.run, request.round, update, training, validation)
 
 
@@ -76,6 +80,7 @@ def evaluate_site(site: SiteSettings, request: EvaluateRequest) -> EvaluateReply
     """
     device, data, model = _set_up(site, request.task, request.weights)
     validation = validate(model, data.validation, request.task, device=device)
+    _put_by(model)
     write_log(site.work, f"run {request.run}: measured the model of round {request.round}")
     return EvaluateReply(site.name, request.run, request.round, validation)
 
@@ -88,9 +93,20 @@ def _set_up(site: SiteSettings, task: Task, weights: Weights) -> tuple[torch.dev
     if device.type == "cuda":
         _make_gpu_deterministic()
     data = _data_of_site.get((site, task)) or _prepare(site, task)
-    model = skeleton(task.model)
-    load_weights(model, weights)
-    return device, data, model
+    return device, data, _network(task.model, weights)
+
+
+def _network(config: ModelConfig, weights: Weights) -> SegFormer3D:
+    """A network with these weights: the one of this process's last message where it has the same shape."""
+    network = _networks.pop(config, None) or skeleton(config)
+    load_weights(network, weights)
+    return network
+
+
+def _put_by(network: SegFormer3D) -> None:
+    """Building a network takes longer than filling it; one is kept for the next message, whichever site's it is."""
+    _networks.clear()
+    _networks[network.config] = network
 
 
 def _make_gpu_deterministic() -> None:

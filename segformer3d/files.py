@@ -7,12 +7,14 @@ that a crash, a full disk or Ctrl-C never leaves half a file under a name that s
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from segformer3d.errors import SegfedError
+
+Buffer = bytes | memoryview
 
 
 class StorageError(SegfedError):
@@ -36,8 +38,11 @@ def storage_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
+def write_atomic(path: Path, write: Callable[[Path], object], over: Path | None = None) -> None:
     """Have `write` fill a temporary file beside `path`, then put it in place in one step.
+
+    `over` is a file in the same folder that nobody needs any more. It becomes the temporary file, still holding what it
+    held: writing over a large file takes a fraction of the time that finding new room for it takes.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written; `path` is as it was before.
@@ -46,7 +51,10 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         # The whole name stays at the end: some writers, NIfTI's for one, tell the format by it.
         temporary = path.with_name(f".{uuid.uuid4().hex}.{path.name}")
-        temporary.touch(exist_ok=False)
+        if over is None:
+            temporary.touch(exist_ok=False)
+        else:
+            over.replace(temporary)
         try:
             write(temporary)
             _sync(temporary)
@@ -59,6 +67,18 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file, whole or not at all."""
     write_atomic(path, lambda temporary: temporary.write_bytes(content))
+
+
+def write_parts(path: Path, parts: Iterable[Buffer], over: Path | None = None) -> None:
+    """Write a file of several parts, one behind the other, whole or not at all; for `over` see `write_atomic`."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("r+b") as file:
+            for part in parts:
+                file.write(part)
+            file.truncate()
+
+    write_atomic(path, write, over)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -115,6 +115,7 @@ def train_part(
     device: torch.device,
     optimizer_from: Path | None = None,
     optimizer_to: Path | None = None,
+    optimizer_over: Path | None = None,
     on_step: OnStep | None = None,
     workers: int = 0,
 ) -> TrainingReport:
@@ -129,6 +130,7 @@ def train_part(
         device: where to compute.
         optimizer_from: moments to go on from, or None to begin with none.
         optimizer_to: where to leave the moments, or None to forget them.
+        optimizer_over: older moments whose file may be written over for that.
         on_step: told after every step.
         workers: processes that cut patches; 0 cuts them in this process. The result is the same.
 
@@ -157,7 +159,7 @@ def train_part(
                 on_step(Step(number + 1, len(batches), losses[-1], rate, image.shape[0]))
     seconds = time.perf_counter() - began
     if optimizer_to is not None:
-        save_optimizer(optimizer_to, optimizer, model)
+        save_optimizer(optimizer_to, optimizer, model, optimizer_over)
     samples = len(cases) * part.epochs
     return TrainingReport(float(np.mean(losses)), len(cases), samples, len(losses), seconds, patches.seconds)
 

@@ -24,6 +24,7 @@ from client.contract import TrainReply
 from client.weights import COUNTER, MEAN, VARIANCE, Weights, is_buffer, parameter_norm
 
 Doubles = NDArray[np.float64]
+BLOCK = 65_536
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +80,12 @@ def _combine(name: str, weights: Weights, updates: Mapping[str, Weights], shares
 
 
 def _mean(name: str, updates: Mapping[str, Weights], shares: Mapping[str, float]) -> Doubles:
-    return _sum(np.multiply(update[name], shares[site], dtype=np.float64) for site, update in updates.items())
+    """The weighted mean, a block at a time: what is added up stays in the processor's cache."""
+    flat = {site: update[name].reshape(-1) for site, update in updates.items()}
+    shape, size = next((update[name].shape, update[name].size) for update in updates.values())
+    blocks = [slice(start, start + BLOCK) for start in range(0, size, BLOCK)]
+    sums = [_sum(shares[site] * x[block].astype(np.float64) for site, x in flat.items()) for block in blocks]
+    return np.concatenate(sums).reshape(shape) if sums else np.zeros(shape)
 
 
 def _pooled_variance(name: str, updates: Mapping[str, Weights], shares: Mapping[str, float]) -> Doubles:
@@ -92,7 +98,7 @@ def _pooled_variance(name: str, updates: Mapping[str, Weights], shares: Mapping[
 def _sum(terms: Iterable[Doubles]) -> Doubles:
     total: Doubles | None = None
     for term in terms:
-        total = term if total is None else np.add(total, term, out=total)
+        total = term if total is None else total + term
     assert total is not None, "a round that is aggregated has at least one reply"
     return total
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from client.moments import forget_old_moments, moments_after, moments_before
+from client.moments import forget_old_moments, moments_after, moments_before, superseded_moments
 
 
 @pytest.fixture
@@ -43,3 +43,9 @@ def test_a_run_that_begins_again_does_not_lose_its_new_states_to_old_ones(folder
 def test_two_are_kept(folder: Path) -> None:
     forget_old_moments(folder)
     assert names(folder) == ["optimizer-0005.safetensors", "optimizer-0006.safetensors"]
+
+
+def test_a_state_is_superseded_when_two_are_there_already(tmp_path: Path) -> None:
+    for number, superseded in ((4, None), (6, moments_after(tmp_path, 4)), (7, moments_after(tmp_path, 4))):
+        moments_after(tmp_path, number).touch()
+        assert superseded_moments(tmp_path) == superseded

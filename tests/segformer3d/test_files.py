@@ -4,14 +4,14 @@ import json
 import math
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from segformer3d.files import StorageError, write_atomic, write_bytes, write_json, write_text
+from segformer3d.files import StorageError, write_atomic, write_bytes, write_json, write_parts, write_text
 
 
 def test_text_and_json_arrive(tmp_path: Path) -> None:
@@ -109,3 +109,25 @@ def test_many_threads_may_write_at_once(tmp_path: Path) -> None:
         os.umask(before)
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {f"{i}.txt": str(i) * 1000 for i in range(5)}
     assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o640}
+
+
+@pytest.mark.parametrize("old", [b"", b"short", b"something longer than what comes"])
+def test_a_file_may_take_the_room_of_one_that_is_not_needed(tmp_path: Path, old: bytes) -> None:
+    write_bytes(tmp_path / "old", old)
+    room = (tmp_path / "old").stat().st_ino
+    write_parts(tmp_path / "new", [b"what ", memoryview(b"is "), b"written"], over=tmp_path / "old")
+    assert [file.name for file in tmp_path.iterdir()] == ["new"]
+    assert (tmp_path / "new").read_bytes() == b"what is written"
+    assert (tmp_path / "new").stat().st_ino == room
+
+
+def test_a_file_that_was_to_be_written_over_is_never_taken_for_the_new_one(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "old", b"old")
+
+    def parts() -> Iterator[bytes]:
+        yield b"ne"
+        raise OSError(5, "Input/output error")
+
+    with pytest.raises(StorageError, match="Input/output error"):
+        write_parts(tmp_path / "new", parts(), over=tmp_path / "old")
+    assert not list(tmp_path.iterdir())
