@@ -48,14 +48,16 @@ class Received(Generic[Reply]):
     bytes_up: int
 
 
-def read_train(records: RecordDict, ready: PrepareReply, *, round_number: int, weights: Weights) -> TrainReply:
-    """A checked reply to a train message that carried these weights.
+def read_train(
+    records: RecordDict, ready: PrepareReply, *, round_number: int, weights: Weights, longest: float
+) -> TrainReply:
+    """A checked reply to a train message that carried these weights, with an update no longer than `longest`.
 
     Raises:
         ReplyError: it must not be used.
     """
     reply = TrainReply.decode(records)
-    check_train(reply, ready, round_number, weights)
+    check_train(reply, ready, round_number, weights, longest)
     return reply
 
 

@@ -76,7 +76,7 @@ def check_prepare(reply: PrepareReply, run: str, structures: int) -> None:
     _check_seconds(reply.seconds)
 
 
-def check_train(reply: TrainReply, ready: PrepareReply, round_number: int, weights: Weights) -> None:
+def check_train(reply: TrainReply, ready: PrepareReply, round_number: int, weights: Weights, longest: float) -> None:
     """Whether a reply of a round may be aggregated, as far as it can be told from itself.
 
     Args:
@@ -84,6 +84,7 @@ def check_train(reply: TrainReply, ready: PrepareReply, round_number: int, weigh
         ready: what the site said about its data.
         round_number: the round that was asked for.
         weights: the global model that was sent.
+        longest: the most that its update may measure, see `longest_update`.
 
     Raises:
         ReplyError: something about it is not as it must be.
@@ -102,7 +103,12 @@ def check_train(reply: TrainReply, ready: PrepareReply, round_number: int, weigh
     _check_validation(reply.validation, ready)
     check_layout(reply.update, weights)
     _check_values(reply)
-    _check_norm(reply.update_norm, weights)
+    _check_norm(reply.update_norm, longest)
+
+
+def longest_update(weights: Weights) -> float:
+    """The norm above which an update of these weights is taken for training that exploded."""
+    return ABSOLUTE_FACTOR * parameter_norm(weights) + ABSOLUTE_FLOOR
 
 
 def check_evaluate(reply: EvaluateReply, ready: PrepareReply, round_number: int) -> None:
@@ -187,7 +193,6 @@ _BUFFER_RANGES: tuple[tuple[str, float, float], ...] = (
 )
 
 
-def _check_norm(norm: float, weights: Weights) -> None:
-    limit = ABSOLUTE_FACTOR * parameter_norm(weights) + ABSOLUTE_FLOOR
-    if norm > limit:
-        raise UnfitReplyError(f"its update has norm {norm:.3g}, above the limit of {limit:.3g}", _TRAINING_BROKE)
+def _check_norm(norm: float, longest: float) -> None:
+    if norm > longest:
+        raise UnfitReplyError(f"its update has norm {norm:.3g}, above the limit of {longest:.3g}", _TRAINING_BROKE)

@@ -41,7 +41,7 @@ from server.records import (
     plain,
     score,
 )
-from server.replies import SetAside, set_aside_outliers
+from server.replies import SetAside, longest_update, set_aside_outliers
 from server.roster import Member, Roster
 from server.state import Best, ServerState, check_resumable, newest_state, read_state, write_state
 
@@ -171,7 +171,8 @@ class Federation:
             settings.training,
             state.weights,
         )
-        read = partial(read_train, round_number=number, weights=state.weights)
+        longest = longest_update(state.weights)
+        read = partial(read_train, round_number=number, weights=state.weights, longest=longest)
         return Question(TRAIN, number, request.encode(), settings.round_deadline_s, read)
 
     def _evaluate_question(self) -> Question[EvaluateReply]:

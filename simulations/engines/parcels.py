@@ -4,8 +4,12 @@ A parcel is Flower's own protobuf form of the message, without the bytes of its 
 array. Inside protobuf they would be copied five times: 0.3 s for a model of 18 MB and back, rather than 0.03 s.
 """
 
-from collections.abc import Iterable, Iterator
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from mmap import ACCESS_READ, mmap
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import recv_handle, send_handle
 
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.app.message import make_message
@@ -14,6 +18,7 @@ from flwr.proto.message_pb2 import Context as ProtoContext
 from flwr.proto.message_pb2 import Message as ProtoMessage
 
 Parcel = list[bytes]
+LARGE = 2**20  # bytes
 
 
 def pack_message(message: Message) -> Parcel:
@@ -53,10 +58,17 @@ def unpack_context(parcel: Parcel) -> Context:
 
 
 def send(connection: Connection, parcel: Parcel) -> None:
-    """Send a parcel; waits until the other side takes it."""
-    connection.send_bytes(str(len(parcel)).encode())
-    for part in parcel:
-        connection.send_bytes(part)
+    """Send a parcel through a duplex pipe; may wait until the other side takes it."""
+    sizes = [len(part) for part in parcel]
+    connection.send_bytes(json.dumps(sizes).encode())
+    if not _in_memory_file(sizes):
+        for part in parcel:
+            connection.send_bytes(part)
+        return
+    with open(os.memfd_create("parcel"), "wb") as memory:  # noqa: PTH123 - it has no path
+        memory.writelines(parcel)
+        memory.flush()
+        send_handle(connection, memory.fileno(), None)
 
 
 def receive(connection: Connection) -> Parcel:
@@ -65,7 +77,23 @@ def receive(connection: Connection) -> Parcel:
     Raises:
         EOFError: the other side has closed the connection.
     """
-    return [connection.recv_bytes() for _ in range(int(connection.recv_bytes()))]
+    sizes = json.loads(connection.recv_bytes())
+    if not _in_memory_file(sizes):
+        return [connection.recv_bytes() for _ in sizes]
+    file = recv_handle(connection)
+    try:
+        with mmap(file, sum(sizes), access=ACCESS_READ) as memory:
+            return [memory.read(size) for size in sizes]
+    finally:
+        os.close(file)
+
+
+def _in_memory_file(sizes: Sequence[int]) -> bool:
+    """Whether a parcel travels as a file in memory that only the two sides know: two copies rather than five.
+
+    It goes with the last side that has it open, however that side ends.
+    """
+    return sum(sizes) >= LARGE and hasattr(os, "memfd_create")
 
 
 def _arrays(records: RecordDict) -> Iterator[Array]:

@@ -23,6 +23,7 @@ from server.replies import (
     SetAside,
     check_evaluate,
     check_prepare,
+    longest_update,
     set_aside_outliers,
 )
 from server.state import newest_state, read_state
@@ -41,7 +42,7 @@ def good_reply(weights: Weights = WEIGHTS) -> TrainReply:
 
 
 def read(records: RecordDict) -> TrainReply:
-    return read_train(records, READY, round_number=1, weights=WEIGHTS)
+    return read_train(records, READY, round_number=1, weights=WEIGHTS, longest=longest_update(WEIGHTS))
 
 
 def rounds(events: list[Event]) -> list[RoundFinished]:

@@ -1,5 +1,9 @@
 """Messages and contexts as bytes. Oracle: Flower's own protobuf form, which a round trip must not change."""
 
+import threading
+from multiprocessing import Pipe
+from pathlib import Path
+
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
@@ -9,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
-from simulations.engines.parcels import pack_context, pack_message, unpack_context, unpack_message
+from simulations.engines.parcels import LARGE, pack_context, pack_message, receive, send, unpack_context, unpack_message
 
 DTYPES = st.sampled_from([np.float32, np.float64, np.float16, np.int64, np.uint8, np.bool_])
 ARRAYS = DTYPES.flatmap(lambda dtype: st_numpy.arrays(dtype, st_numpy.array_shapes(min_dims=0, min_side=0)))
@@ -47,3 +51,28 @@ def test_an_error_arrives_as_it_was() -> None:
 def same(one: object, other: object) -> bool:
     """As bytes: protobuf messages with NaN in them differ from themselves."""
     return one.SerializeToString(deterministic=True) == other.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("sizes", [[], [0], [3, 0, 5], [LARGE], [LARGE - 1, 0, 7], [10, 3 * LARGE, 1]])
+def test_a_parcel_of_any_size_crosses_a_pipe_and_leaves_it_usable(sizes: list[int]) -> None:
+    parcel = [np.random.default_rng(size).bytes(size) for size in sizes]
+    ours, theirs = Pipe()
+    received: list[list[bytes]] = []
+    reader = threading.Thread(target=lambda: received.extend(receive(theirs) for _ in range(2)))
+    reader.start()
+    files = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(2):
+        send(ours, parcel)
+    reader.join(timeout=60)
+    assert received == [parcel, parcel]
+    assert len(list(Path("/proc/self/fd").iterdir())) == files
+
+
+@pytest.mark.parametrize("sent", [b"", b"[2097152]"], ids=["nothing", "only the sizes"])
+def test_a_side_that_is_gone_is_the_end_of_the_file(sent: bytes) -> None:
+    ours, theirs = Pipe()
+    if sent:
+        ours.send_bytes(sent)
+    ours.close()
+    with pytest.raises(EOFError):
+        receive(theirs)
