@@ -48,11 +48,12 @@ class Projection(nn.Module):
 
     def narrow(self, x_BDHWC: Tensor) -> Tensor:
         """The vector x' over the standard deviation of its features: (B, D, H, W, C + 1)."""
-        centred_OC = self._centred()
-        gram_CC = centred_OC.T @ centred_OC / centred_OC.shape[0]
-        x_BDHWC = F.pad(x_BDHWC, (0, 1), value=1.0)
-        variance_BDHW1 = ((x_BDHWC @ gram_CC) * x_BDHWC).sum(dim=-1, keepdim=True)
-        return x_BDHWC * torch.rsqrt(variance_BDHW1 + self.norm.eps)
+        with torch.autocast(x_BDHWC.device.type, enabled=False):  # a difference of squares: 16 bits are too few
+            centred_OC = self._centred()
+            gram_CC = centred_OC.T @ centred_OC / centred_OC.shape[0]
+            x_BDHWC = F.pad(x_BDHWC.to(gram_CC.dtype), (0, 1), value=1.0)
+            variance_BDHW1 = ((x_BDHWC @ gram_CC) * x_BDHWC).sum(dim=-1, keepdim=True)
+            return x_BDHWC * torch.rsqrt(variance_BDHW1 + self.norm.eps)
 
     def fused(self, fuse_OO: Tensor) -> tuple[Tensor, Tensor]:
         """Matrix (O, C + 1) and bias (O) that a fusion comes to when it is applied to what `narrow` returns."""

@@ -14,7 +14,15 @@ from torch import Tensor, nn
 
 from segformer3d.cases import CaseFiles
 from segformer3d.errors import ConfigurationError
-from segformer3d.inference import choose_device, decide, masks_to_label, predict_masks, predict_probabilities
+from segformer3d.inference import (
+    _foreground_box,
+    choose_device,
+    decide,
+    inference_dtype,
+    masks_to_label,
+    predict_masks,
+    predict_probabilities,
+)
 from segformer3d.model import build
 from segformer3d.tasks import Task, get_task
 from segformer3d.volumes import Volume, read_case
@@ -209,3 +217,61 @@ def test_an_unknown_device_is_refused(name: str) -> None:
 def test_a_missing_gpu_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="this machine has no GPU 'cuda:77'"):
         choose_device("cuda:77")
+
+
+# --- The foreground box ----------------------------------------------------------------------------------------------
+
+SIDES = st.tuples(st.integers(1, 40), st.integers(1, 30), st.integers(1, 30))
+
+
+@given(size=SIDES, data=st.data())
+def test_the_box_holds_every_voxel_that_shows_something_and_a_whole_window_where_there_is_room(
+    tiny_task: Task, size: tuple[int, int, int], data: st.DataObject
+) -> None:
+    image = np.zeros((1, *size), np.float32)
+    places = st.tuples(*(st.integers(0, side - 1) for side in size))
+    for x, y, z in data.draw(st.lists(places, min_size=1, max_size=3)):
+        image[0, x, y, z] = -1
+    box = _foreground_box(image, replace(tiny_task, intensity="zscore_nonzero"))
+    assert np.count_nonzero(image[:, *box]) == np.count_nonzero(image)
+    for place, side, patch in zip(box, size, tiny_task.patch, strict=True):
+        assert 0 <= place.start < place.stop <= side
+        assert place.stop - place.start >= min(side, patch)
+
+
+def test_a_scan_without_known_background_is_looked_at_whole(tiny_task: Task) -> None:
+    image = np.zeros((1, 30, 20, 20), np.float32)
+    image[0, 14:16, 9:11, 9:11] = 1
+    assert _foreground_box(image, tiny_task) == (slice(0, 30), slice(0, 20), slice(0, 20))
+
+
+def test_outside_the_box_there_is_background_and_inside_what_the_model_says(tiny_task: Task) -> None:
+    image = np.zeros((1, 60, 30, 30), np.float32)
+    image[0, 25:35, 10:20, 10:20] = 1
+    for activation, outside in (("softmax", (1.0, 0.0, 0.0)), ("sigmoid", (0.0, 0.0))):
+        softmax = activation == "softmax"
+        model = tiny_task.model if softmax else replace(tiny_task.model, num_classes=2)
+        task = replace(tiny_task, intensity="zscore_nonzero", activation=activation, model=model)
+        constant: Any = Constant((0.0, 5.0, 0.0) if softmax else (0.0, 5.0))
+        probabilities = predict_probabilities(constant, task, image, CPU)
+        assert probabilities.shape == (task.channels, 60, 30, 30)
+        assert probabilities[:, 0, 0, 0].tolist() == list(outside)
+        assert probabilities[1, 30, 15, 15] > 0.9
+
+
+# --- Sixteen bits ----------------------------------------------------------------------------------------------------
+
+
+def test_sixteen_bits_change_the_logits_by_a_hundredth(tiny_task: Task) -> None:
+    torch.manual_seed(0)
+    model = build(tiny_task.model).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, 0, 0.3)
+    image = torch.randn(1, 1, 24, 24, 24)
+    with torch.inference_mode():
+        exact = model(image)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rounded = model(image).float()
+    assert ((rounded - exact).norm() / exact.norm()) < 0.03
+    assert inference_dtype(torch.device("cuda")) is torch.float16
+    assert inference_dtype(CPU) in (torch.float32, torch.bfloat16)
