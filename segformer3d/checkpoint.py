@@ -11,15 +11,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialise
 from torch import Tensor
 
 from segformer3d.config import ModelConfig
 from segformer3d.errors import CheckpointError, ConfigurationError
-from segformer3d.files import write_bytes
 from segformer3d.model import SegFormer3D, skeleton
 from segformer3d.published import infer_config, is_published, translate
 from segformer3d.tasks import Task, task_from_json
+from segformer3d.tensor_file import write_tensors
 
 FORMAT = "segfed-model-1"
 _DESCRIPTION = "segfed"
@@ -35,10 +34,8 @@ def save(path: Path, model: SegFormer3D, task: Task | None = None, notes: Mappin
     described = {"format": FORMAT, "config": model.config.to_json(), "notes": dict(notes or {})}
     if task is not None:
         described["task"] = task.to_json()
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    # One entry of metadata, because safetensors writes several in no fixed order, and equal models make equal files.
-    # Not safetensors' own save_file, because it hides what the system said of a full disk.
-    write_bytes(path, serialise(weights, {_DESCRIPTION: json.dumps(described)}))
+    weights = {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
+    write_tensors(path, weights, {_DESCRIPTION: json.dumps(described)})
 
 
 def load(path: Path | str, **config: Any) -> SegFormer3D:

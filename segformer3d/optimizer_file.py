@@ -4,18 +4,14 @@ A site that begins every round with empty moments spends part of it finding its 
 (36 MB for the full model, never sent) they carry over.
 """
 
-import json
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from segformer3d.checkpoint import read_weights
 from segformer3d.errors import CheckpointError
-from segformer3d.files import Buffer, write_parts
+from segformer3d.tensor_file import write_tensors
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -34,23 +30,8 @@ def save_optimizer(path: Path, optimizer: torch.optim.AdamW, model: nn.Module, o
     stored = {}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state[parameter].items():
-            stored[f"{key}:{name}"] = value.detach().cpu().contiguous().numpy()
-    write_parts(path, _safetensors(stored), over)
-
-
-def _safetensors(arrays: Mapping[str, NDArray[np.float32]]) -> Iterator[Buffer]:
-    """The parts of a safetensors file: the header's length, the header, and the values where they lie.
-
-    The library puts them together in memory first, which for every site and round is one copy of 36 MB too many.
-    """
-    header, end = {}, 0
-    for name, array in arrays.items():
-        begin, end = end, end + array.nbytes
-        header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": (begin, end)}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # the values begin at a multiple of 8
-    yield len(text).to_bytes(8, "little") + text
-    yield from (array.reshape(-1).data for array in arrays.values())
+            stored[f"{key}:{name}"] = value.detach().cpu().numpy()
+    write_tensors(path, stored, {}, over)
 
 
 def load_optimizer(path: Path, optimizer: torch.optim.AdamW, model: nn.Module) -> None:

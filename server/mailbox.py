@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from segformer3d.errors import SegfedError
 
 # Between two looks one waits for this share of the time waited so far, within limits: a late look costs no more.
-PAUSE_SHARE, SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.005, 0.01, 1.0
+PAUSE_SHARE, SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.002, 0.005, 1.0
 # A message outlives its deadline by this, so that Flower does not declare a reply lost before the round is over.
 GRACE_S = 60.0
 # What unpacking a reply raises when its bytes are not what they should be.

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from client.contract import RUN
 from client.weights import Weights, check_layout, layout_of
 from segformer3d.errors import CheckpointError, ConfigurationError, ReplyError
-from segformer3d.files import storage_errors, write_bytes
+from segformer3d.files import storage_errors
 from segformer3d.model import skeleton
+from segformer3d.tensor_file import write_tensors
 from server.federation import FederationSettings
 
 FORMAT = "segfed-state-1"
@@ -86,9 +86,9 @@ def write_state(folder: Path, state: ServerState) -> Path:
     path = state_path(folder, state.round)
     best = [state.best.round, state.best.dice] if state.best else None
     described = {"format": FORMAT, **{name: getattr(state, name) for name in _FIELDS}, "best": best}
-    tensors = {name: np.asarray(value, order="C") for name, value in state.weights.items()}
-    # Not safetensors' save_file, because it hides what the system said of a full disk.
-    write_bytes(path, save(tensors, {_DESCRIPTION: json.dumps(described, allow_nan=False)}))
+    earlier = sorted((old for old in _states(folder) if _round_of(old) < state.round), key=_round_of)
+    superseded = earlier[0] if len(earlier) >= KEPT else None
+    write_tensors(path, state.weights, {_DESCRIPTION: json.dumps(described, allow_nan=False)}, superseded)
     for old in sorted(_states(folder), key=_round_of)[:-KEPT]:
         with storage_errors(old):
             old.unlink(missing_ok=True)

@@ -332,7 +332,7 @@ def test_train_predict_and_evaluate_one_after_another(dataset, config, tmp_path)
     assert "epoch 30/30: loss" in text
     model = tmp_path / "model" / "model.safetensors"
     image = dataset / "imagesTr" / "case_03.nii.gz"
-    run("predict", "--model", model, "--image", image, "--out", tmp_path / "labels")
+    run("predict", "--model", model, "--image", image, "--mirror", "--out", tmp_path / "labels")
     predicted = nib.load(tmp_path / "labels" / "case_03.nii.gz")
     assert predicted.shape == nib.load(image).shape
     assert np.array_equal(predicted.affine, nib.load(image).affine)
