@@ -31,6 +31,9 @@ class DepthwiseConv(nn.Conv3d):
 def depthwise(x_BDHWC: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Convolve a map (B, D, H, W, C) with a weight (C, 1, 3, 3, 3) and add a bias (C)."""
     if x_BDHWC.device.type == "cpu" and torch.is_grad_enabled():
+        if torch.is_autocast_enabled("cpu"):  # autocast knows PyTorch's own functions only
+            dtype = torch.get_autocast_dtype("cpu")
+            x_BDHWC, weight, bias = x_BDHWC.to(dtype), weight.to(dtype), bias.to(dtype)
         y_BDHWC: Tensor = _Depthwise.apply(x_BDHWC, weight, bias)  # type: ignore[no-untyped-call]
         return y_BDHWC
     return _convolve(x_BDHWC, weight, bias)

@@ -41,3 +41,18 @@ def test_the_weights_are_named_and_shaped_as_those_of_a_convolution():
         "weight": (5, 1, 3, 3, 3),
         "bias": (5,),
     }
+
+
+@pytest.mark.parametrize("size", [(2, 2, 2), (6, 4, 7)])
+def test_autocast_reaches_the_convolution_and_its_gradients(size):
+    torch.manual_seed(0)
+    layer, x = DepthwiseConv(16), torch.randn(1, *size, 16, requires_grad=True)
+    expected = torch.autograd.grad(layer(x).square().mean(), [x, *layer.parameters()])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = layer(x)
+    assert y.dtype is torch.bfloat16
+    for mine, reference in zip(
+        torch.autograd.grad(y.float().square().mean(), [x, *layer.parameters()]), expected, strict=True
+    ):
+        assert mine.dtype is torch.float32
+        assert (mine - reference).norm() < 0.03 * reference.norm()
