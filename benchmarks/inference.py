@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmarks.measure import Series, interleaved, spoken, table, times_as_fast
 from benchmarks.plain import PlainSegFormer3D
 from benchmarks.settings import Settings
-from benchmarks.worker import Deeds, Worker, peak_mb, seconds_of
+from benchmarks.worker import Deeds, Worker, process_peak_mb, seconds_of
 from segformer3d.cases import CaseFiles, case_name, find_cases
 from segformer3d.checkpoint import from_published, load, load_task
 from segformer3d.inference import OVERLAP, WINDOWS_AT_ONCE, decide, predict_masks
@@ -28,6 +28,7 @@ from segformer3d.volumes import Volume, read_case, scale_intensity
 from segformer3d.windows import slide
 
 TASK = get_task("brats2017")
+EVERY = 5  # of the cases, for the Dice of a trained model
 _SUFFIXES = ("flair", "t1", "t1ce", "t2")  # of the files of a scan, in the order of the task's contrasts
 
 
@@ -39,7 +40,7 @@ def measure_inference(settings: Settings) -> dict[str, Any]:
         Worker(make, product=True, threads=settings.threads) as ours,
     ):
         ways = {"stock": partial(stock.ask, "stock"), "equal": partial(ours.ask, "equal")}
-        seconds = interleaved(ways | {"defaults": partial(ours.ask, "defaults")}, max(1, settings.repeats // 3))
+        seconds = interleaved(ways | {"defaults": partial(ours.ask, "defaults")}, settings.slow_repeats)
         difference = float(np.abs(stock.ask("stock logits") - ours.ask("equal logits")).max())
     memory = {}
     for way, product in (("stock", False), ("equal", True), ("defaults", True)):
@@ -100,7 +101,7 @@ def scan_deeds(glioma: Path | None, device_name: str) -> Deeds:
     deeds: dict[str, Any] = {name: lambda _, way=way: seconds_of(way, device) for name, way in ways.items()}
     for name in ("stock", "equal"):
         deeds[f"{name} logits"] = lambda _, way=ways[name]: _thinned(way())
-    return {**deeds, "memory": lambda name: peak_mb(ways[name], device)}
+    return {**deeds, "memory": lambda name: process_peak_mb(ways[name])}
 
 
 def _thinned(logits_KXYZ: Tensor) -> np.ndarray[Any, Any]:
@@ -123,7 +124,7 @@ def _dice_of_ways(settings: Settings) -> dict[str, float] | None:
         return None
     model, task = load(settings.trained).to(settings.device), load_task(settings.trained)
     scores: dict[str, list[float]] = {"stock": [], "defaults": [], "half": []}
-    for files in find_cases(settings.scans):
+    for files in find_cases(settings.scans)[::EVERY]:
         volume = read_case(files, task)
         for way, masks in _masks_of_ways(model, task, volume, torch.device(settings.device)).items():
             truth = task.structure_masks(np.asarray(volume.label))

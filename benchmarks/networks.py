@@ -11,32 +11,47 @@ from benchmarks.settings import Settings
 from benchmarks.subject import network_deeds
 from benchmarks.worker import Worker
 
-CONTENDERS = (BASELINE, TUNED_BASELINE, OURS, OURS_HALF, *PEERS)
+VARIANTS = (BASELINE, TUNED_BASELINE, OURS, OURS_HALF)
 
 
 def measure_networks(settings: Settings) -> dict[str, Any]:
-    """Parameters, arithmetic, time, memory and message size of every contender."""
-    forward = _timed("forward", CONTENDERS, settings.forward_side, settings)
-    step = _timed("step", CONTENDERS, settings.step_side, settings)
-    rows = {}
-    for contender in CONTENDERS:
-        name = contender.name
-        rows[name] = {
+    """Parameters, arithmetic, time, memory and message size of every contender.
+
+    The peers, some of which take half a minute a turn, take their turns with the baseline alone, and fewer of them.
+    """
+    peers = tuple(peer for peer in PEERS if peer.name in settings.peers)
+    rows = _timed_rows(VARIANTS, settings.repeats, settings)
+    rows |= {n: r for n, r in _timed_rows((BASELINE, *peers), settings.slow_repeats, settings).items() if n not in rows}
+    for contender in (*VARIANTS, *peers):
+        rows[contender.name] |= {
             **_alone(contender, "facts", settings.forward_side, settings),
+            "forward_mb": _alone(contender, "forward memory", settings.forward_side, settings),
+            "step_mb": _alone(contender, "step memory", settings.step_side, settings),
+            "step_tensor_mb": _alone(contender, "step tensors", settings.step_side, settings),
+        }
+    return {"forward_side": settings.forward_side, "step_side": settings.step_side, "rows": rows}
+
+
+def _timed_rows(contenders: Sequence[Contender], repeats: int, settings: Settings) -> dict[str, dict[str, Any]]:
+    if len(contenders) < 2:
+        return {}
+    forward = _timed("forward", contenders, settings.forward_side, settings, repeats)
+    step = _timed("step", contenders, settings.step_side, settings, repeats)
+    return {
+        name: {
             "forward_seconds": forward[name].seconds,
             "forward_ratio": times_as_fast(forward[BASELINE.name], forward[name]),
             "step_seconds": step[name].seconds,
             "step_ratio": times_as_fast(step[BASELINE.name], step[name]),
-            "forward_mb": _alone(contender, "forward memory", settings.forward_side, settings),
-            "step_mb": _alone(contender, "step memory", settings.step_side, settings),
         }
-    return {"forward_side": settings.forward_side, "step_side": settings.step_side, "rows": rows}
+        for name in forward
+    }
 
 
 def describe_networks(found: Mapping[str, Any]) -> str:
     """The section in Markdown."""
     plain = found["rows"][BASELINE.name]
-    header = ("network", "forward ratio", "step ratio", "forward", "step", "step memory", "of plain", "parameters")
+    header = ("network", "forward ratio", "step ratio", "forward", "step", "step's tensors", "of plain", "process")
     rows = [
         (
             name,
@@ -44,28 +59,39 @@ def describe_networks(found: Mapping[str, Any]) -> str:
             f"{row['step_ratio']:.2f}",
             spoken(Series(row["forward_seconds"])),
             spoken(Series(row["step_seconds"])),
+            f"{row['step_tensor_mb']:.0f} MB",
+            f"{row['step_tensor_mb'] / plain['step_tensor_mb']:.2f}",
             f"{row['step_mb']:.0f} MB",
-            f"{row['step_mb'] / plain['step_mb']:.2f}",
-            f"{row['parameters'] / 1e6:.2f} M",
         )
         for name, row in found["rows"].items()
     ]
     return (
         f"Forward at {found['forward_side']}³ and training step (AdamW) at {found['step_side']}³, one volume of four "
         "contrasts, three classes. A ratio of 2 is twice as fast as the plain transcription. Every contender has a "
-        "process of its own; the step's memory is what a fresh one grows by at its largest, weights and moments "
-        f"included.\n\n{table(header, rows)}\n\n{_arithmetic(found)}"
+        "process of its own. The step's tensors are the most that PyTorch's allocator had handed out at once, weights, "
+        "gradients and moments included; the process is what a fresh one grows by, code and scratch space of the "
+        f"libraries included.\n\n{table(header, rows)}\n\n{_arithmetic(found)}"
     )
 
 
 def _arithmetic(found: Mapping[str, Any]) -> str:
     ours = found["rows"][OURS.name]
-    header = ("network", "GMAC", "of segfed's", "parameters of segfed's", "update in fp32", "as sent", "forward memory")
+    header = (
+        "network",
+        "GMAC",
+        "of segfed's",
+        "parameters",
+        "of segfed's",
+        "update in fp32",
+        "as sent",
+        "forward memory",
+    )
     rows = [
         (
             name,
             f"{row['multiply_accumulates'] / 1e9:.2f}",
             f"{row['multiply_accumulates'] / ours['multiply_accumulates']:.2f}",
+            f"{row['parameters'] / 1e6:.2f} M",
             f"{row['parameters'] / ours['parameters']:.1f}",
             f"{row['update_bytes'] / 1e6:.2f} MB",
             f"{row['message_bytes'] / 1e6:.2f} MB",
@@ -84,7 +110,7 @@ def measure_growth(settings: Settings) -> dict[str, Any]:
     """Forward time and memory of the plain transcription and ours from small cubes to large ones."""
     rows = []
     for side in settings.growth_sides:
-        seconds = _timed("forward", (BASELINE, OURS), side, settings)
+        seconds = _timed("forward", (BASELINE, OURS), side, settings, settings.slow_repeats)
         memory = {c.name: _alone(c, "forward memory", side, settings) for c in (BASELINE, OURS)}
         ratio = times_as_fast(seconds[BASELINE.name], seconds[OURS.name])
         rows.append({"side": side, "ratio": ratio, "seconds": {n: s.seconds for n, s in seconds.items()}, "mb": memory})
@@ -105,10 +131,12 @@ def describe_growth(found: Mapping[str, Any]) -> str:
     return table(("volume", "forward ratio", "plain", "segfed", "plain memory", "segfed memory"), rows)
 
 
-def _timed(deed: str, contenders: Sequence[Contender], side: int, settings: Settings) -> dict[str, Series]:
+def _timed(
+    deed: str, contenders: Sequence[Contender], side: int, settings: Settings, repeats: int
+) -> dict[str, Series]:
     with ExitStack() as stack:
         workers = {c.name: stack.enter_context(_worker(c, settings)) for c in contenders}
-        return interleaved({n: partial(w.ask, deed, side) for n, w in workers.items()}, settings.repeats)
+        return interleaved({n: partial(w.ask, deed, side) for n, w in workers.items()}, repeats)
 
 
 def _alone(contender: Contender, deed: str, side: int, settings: Settings) -> Any:

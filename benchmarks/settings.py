@@ -11,7 +11,8 @@ class Settings:
     Attributes:
         device: "cpu" or "cuda".
         threads: of every contender's process.
-        repeats: turns of each interleaved comparison.
+        repeats, slow_repeats: turns of an interleaved comparison, and of one whose turns take many seconds.
+        peers: names of the peers to compare with.
         forward_side, step_side: voxels along a side of the cubes of the networks' comparison.
         growth_sides: cubes of the comparison by size.
         sites: federations of so many sites.
@@ -24,6 +25,8 @@ class Settings:
     device: str
     threads: int
     repeats: int
+    slow_repeats: int
+    peers: tuple[str, ...]
     forward_side: int
     step_side: int
     growth_sides: tuple[int, ...]
@@ -35,7 +38,9 @@ class Settings:
 
 
 FULL = {
-    "repeats": 7,
+    "repeats": 9,
+    "slow_repeats": 3,
+    "peers": ("UNETR", "SwinUNETR", "SegResNet", "DynUNet", "UNet"),
     "forward_side": 128,
     "step_side": 96,
     "growth_sides": (64, 96, 128, 160, 192),
@@ -43,10 +48,12 @@ FULL = {
     "rounds": 3,
 }
 QUICK = {
-    "repeats": 2,
+    "repeats": 3,
+    "slow_repeats": 1,
+    "peers": (),
     "forward_side": 64,
     "step_side": 64,
-    "growth_sides": (32, 64),
-    "sites": (2, 4),
+    "growth_sides": (64,),
+    "sites": (4,),
     "rounds": 1,
 }

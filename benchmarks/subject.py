@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from benchmarks.contenders import CLASSES, CONTRASTS, Contender, build_network
 from benchmarks.counting import multiply_accumulates
-from benchmarks.worker import Deeds, peak_mb, seconds_of
+from benchmarks.worker import Deeds, process_peak_mb, seconds_of, tensor_peak_mb
 from client.weights import encode_weights
 from server.records import message_bytes
 
@@ -21,8 +21,9 @@ def network_deeds(contender: Contender, device: str) -> Deeds:
         "forward": partial(_forward_seconds, subject),
         "step": partial(_step_seconds, subject),
         "facts": partial(_facts, subject),
-        "forward memory": lambda side: peak_mb(lambda: _forward_seconds(subject, side), subject.device),
-        "step memory": lambda side: peak_mb(lambda: [_step_seconds(subject, side) for _ in range(2)], subject.device),
+        "forward memory": lambda side: process_peak_mb(lambda: _forward_seconds(subject, side)),
+        "step memory": lambda side: process_peak_mb(lambda: _two_steps(subject, side)),
+        "step tensors": lambda side: tensor_peak_mb(lambda: _two_steps(subject, side), subject.device),
     }
 
 
@@ -71,6 +72,12 @@ def _step_seconds(subject: _Subject, side: int) -> float:
     image, label = _image(subject, side), torch.zeros(1, side, side, side, dtype=torch.long, device=subject.device)
     label[:, ::2] = CLASSES - 1
     return seconds_of(lambda: subject.step(image, label), subject.device)
+
+
+def _two_steps(subject: _Subject, side: int) -> None:
+    """The second has gradients and moments from the start."""
+    for _ in range(2):
+        _step_seconds(subject, side)
 
 
 def _facts(subject: _Subject, side: int) -> dict[str, int]:

@@ -43,7 +43,7 @@ def measure_training(settings: Settings) -> dict[str, Any] | None:
             for name, make in makes.items()
         }
         try:
-            seconds = interleaved({n: partial(w.ask, "pass") for n, w in workers.items()}, settings.repeats)
+            seconds = interleaved({n: partial(w.ask, "pass") for n, w in workers.items()}, settings.slow_repeats)
             waits = {name: worker.ask("wait") for name, worker in workers.items()}
         finally:
             for worker in workers.values():

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from itertools import accumulate
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from segformer3d.allocator import keep_freed_memory
 
@@ -77,12 +79,22 @@ def seconds_of(run: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
-def peak_mb(run: Callable[[], object], device: torch.device) -> float:
-    """MB that the process grew by at its largest during its first run, weights included."""
+def tensor_peak_mb(run: Callable[[], object], device: torch.device) -> float:
+    """The most MB that PyTorch had handed out for tensors during the run, which makes all that it uses itself."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         run()
         return torch.cuda.max_memory_allocated() / 1e6
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    results = profiler.profiler.kineto_results
+    events = [event for event in results.events() if event.name() == "[memory]"]
+    sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return max(accumulate(sizes), default=0) / 1e6
+
+
+def process_peak_mb(run: Callable[[], object]) -> float:
+    """MB that the process grew by at its largest during its first run: tensors, scratch space, code on first use."""
     before = process_memory("self")["VmRSS"]
     run()
     return (process_memory("self")["VmHWM"] - before) / 1e3

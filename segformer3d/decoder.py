@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segformer3d.config import ModelConfig, Triple
-from segformer3d.layers import apply_norm, as_affine, interpolation, make_norm, upsample_planes
+from segformer3d.layers import as_affine, interpolation, make_norm, upsample_planes
+from segformer3d.tail import norm_activate_linear
 
 # Voxels that go through the end of the decoder together in evaluation: few enough for the processor's cache.
 VOXELS_AT_ONCE = 4096
@@ -100,7 +101,9 @@ class Decoder(nn.Module):
         affine = as_affine(self.fuse_norm)
         if affine is None:
             fused_BDHWO = _rows(self._parts(maps, self.fuse.weight), slice(None))
-            logits_BDHWK = self._classified(apply_norm(self.fuse_norm, fused_BDHWO))
+            # What is dropped out must not be made again, so dropout goes the plain way.
+            activation = F.relu if self.dropout.p == 0 or not self.training else self._activated
+            logits_BDHWK = norm_activate_linear(fused_BDHWO, self.fuse_norm, activation, self.classify)
         else:
             scale_O, shift_O = affine
             parts = self._parts(maps, self.fuse.weight * scale_O[:, None])
@@ -108,7 +111,7 @@ class Decoder(nn.Module):
             B, D, H, W, _ = maps[0].shape
             step = max(1, VOXELS_AT_ONCE // (B * D * W))
             rows = (slice(start, start + step) for start in range(0, H, step))
-            logits_BDHWK = torch.cat([self._classified(_rows(parts, few)) for few in rows], dim=2)
+            logits_BDHWK = torch.cat([self.classify(self._activated(_rows(parts, few))) for few in rows], dim=2)
         return logits_BDHWK.movedim(-1, 1)
 
     def _parts(self, maps: Sequence[Tensor], fuse_weight: Tensor) -> _Parts:
@@ -126,9 +129,9 @@ class Decoder(nn.Module):
             depth.append(interpolation(part_BDHWO.shape[1], factor[0], D).to(part_BDHWO))
         return _Parts(fine_BDHWC, *projections[0].fused(weights[0]), torch.cat(coarse, dim=1), torch.cat(depth, dim=1))
 
-    def _classified(self, features_BDHWO: Tensor) -> Tensor:
-        logits_BDHWK: Tensor = self.classify(self.dropout(F.relu(features_BDHWO)))
-        return logits_BDHWK
+    def _activated(self, features_BDHWO: Tensor) -> Tensor:
+        activated_BDHWO: Tensor = self.dropout(F.relu(features_BDHWO))
+        return activated_BDHWO
 
 
 def _rows(parts: _Parts, rows: slice) -> Tensor:

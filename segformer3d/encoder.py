@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from segformer3d.config import ModelConfig, Triple
 from segformer3d.depthwise import DepthwiseConv, depthwise
-from segformer3d.layers import apply_norm, as_affine, conv_channels_last, make_norm, pad_to_multiple
+from segformer3d.layers import as_affine, conv_channels_last, make_norm, pad_to_multiple
+from segformer3d.tail import norm_activate_linear
 
 
 class EfficientAttention(nn.Module):
@@ -76,17 +77,15 @@ class MixFeedForward(nn.Module):
 
     def forward(self, x_BDHWC: Tensor) -> Tensor:
         """Mix each voxel with its neighbours; the map keeps its shape."""
-        y_BDHWC: Tensor = self.contract(F.gelu(self._mixed(self.expand(x_BDHWC))))
-        return y_BDHWC
-
-    def _mixed(self, x_BDHWC: Tensor) -> Tensor:
-        """The convolution and the norm; a norm that is a scale and a shift becomes part of the convolution."""
+        x_BDHWC = self.expand(x_BDHWC)
         affine = as_affine(self.norm)
         if affine is None:
-            return apply_norm(self.norm, self.depthwise(x_BDHWC))
-        scale_C, shift_C = affine
-        weight, bias = self.depthwise.weight, self.depthwise.bias
-        return depthwise(x_BDHWC, weight * scale_C.view(-1, 1, 1, 1, 1), bias * scale_C + shift_C)
+            return norm_activate_linear(self.depthwise(x_BDHWC), self.norm, F.gelu, self.contract)
+        scale_C, shift_C = affine  # they become part of the convolution
+        weight = self.depthwise.weight * scale_C.view(-1, 1, 1, 1, 1)
+        mixed_BDHWC = depthwise(x_BDHWC, weight, self.depthwise.bias * scale_C + shift_C)
+        y_BDHWC: Tensor = self.contract(F.gelu(mixed_BDHWC))
+        return y_BDHWC
 
 
 class Block(nn.Module):
