@@ -3,7 +3,7 @@
 PyTorch remembers three wide maps for the backward pass of these three: what goes into the norm, what comes out of it,
 and what comes out of the activation. The second and the third follow from the first by a scale, a shift and the
 activation, so here they are made again when they are needed, a block at a time. The numbers are PyTorch's up to
-rounding. GPUs, 16 bits and norms without a batch take the plain way.
+rounding. GPUs, 16 bits, norms without a batch and activations other than GELU and ReLU take the plain way.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def norm_activate_linear(x: Tensor, norm: Norm, activation: Activation, linear: 
     """`linear(activation(norm(x)))` of a channels-last map (B, ..., C); running statistics move as the norm's do."""
     rows = x[..., 0].numel()
     plain = x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or not torch.is_grad_enabled()
-    if plain or isinstance(norm, nn.GroupNorm) or not norm.training or rows == 1:
+    if plain or activation not in _BACKWARD or isinstance(norm, nn.GroupNorm) or not norm.training or rows == 1:
         y: Tensor = linear(activation(apply_norm(norm, x)))
         return y
     if norm.num_batches_tracked is not None:
