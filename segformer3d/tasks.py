@@ -166,7 +166,7 @@ HIPPOCAMPUS = Task(
     structures=(Structure("anterior", (1,)), Structure("posterior", (2,))),
     label_values=(0, 1, 2),
     # The structures are a few voxels thick: a stem stride of 3 resolves them where the published 4 does not
-    # (docs/performance.md has the figures). The patch is a multiple of all strides and reductions together.
+    # (docs/accuracy.md has the figures). The patch is a multiple of all strides and reductions together.
     patch=(36, 48, 36),
     flip_axes=(0,),
     mirror=True,  # volumes are so small that 0.003 Dice cost seconds
