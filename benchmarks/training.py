@@ -6,6 +6,7 @@ product's own task, with patches and strides of its own, stands beside them.
 
 import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,21 +34,14 @@ def measure_training(settings: Settings) -> dict[str, Any] | None:
     """Seconds for one pass over the same cases by each; None without cases."""
     if settings.scans is None:
         return None
-    with tempfile.TemporaryDirectory() as cache:
-        makes = {
-            name: partial(training_deeds, settings.scans, Path(cache), name, settings.device)
-            for name in ("plain, cubes", "segfed, cubes", "segfed, own task")
-        }
-        workers = {
-            name: Worker(make, product=not name.startswith("plain"), threads=settings.threads)
-            for name, make in makes.items()
-        }
-        try:
-            seconds = interleaved({n: partial(w.ask, "pass") for n, w in workers.items()}, settings.slow_repeats)
-            waits = {name: worker.ask("wait") for name, worker in workers.items()}
-        finally:
-            for worker in workers.values():
-                worker.__exit__(None, None, None)
+    with tempfile.TemporaryDirectory() as cache, ExitStack() as stack:
+        workers = {}
+        for name in ("plain, cubes", "segfed, cubes", "segfed, own task"):
+            make = partial(training_deeds, settings.scans, Path(cache), name, settings.device)
+            worker = Worker(make, product=not name.startswith("plain"), threads=settings.threads)
+            workers[name] = stack.enter_context(worker)
+        seconds = interleaved({n: partial(w.ask, "pass") for n, w in workers.items()}, settings.slow_repeats)
+        waits = {name: worker.ask("wait") for name, worker in workers.items()}
     ratio = times_as_fast(seconds["plain, cubes"], seconds["segfed, cubes"])
     return {"seconds": {n: s.seconds for n, s in seconds.items()}, "waits": waits, "ratio": ratio}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -31,10 +32,25 @@ def save(path: Path, model: SegFormer3D, task: Task | None = None, notes: Mappin
     Raises:
         StorageError: the file cannot be written; an older file at `path` is untouched.
     """
-    described = {"format": FORMAT, "config": model.config.to_json(), "notes": dict(notes or {})}
+    weights = {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
+    save_weights(path, weights, model.config, task, notes)
+
+
+def save_weights(
+    path: Path,
+    weights: Mapping[str, NDArray[Any]],
+    config: ModelConfig,
+    task: Task | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a model of which there are only the weights: the arrays of its state dict, by name.
+
+    Raises:
+        StorageError: the file cannot be written; an older file at `path` is untouched.
+    """
+    described = {"format": FORMAT, "config": config.to_json(), "notes": dict(notes or {})}
     if task is not None:
         described["task"] = task.to_json()
-    weights = {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
     write_tensors(path, weights, {_DESCRIPTION: json.dumps(described)})
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from segformer3d.errors import SegfedError
 
 Buffer = bytes | memoryview
+BUFFER = 2**20  # bytes; a model has hundreds of small tensors
 
 
 class StorageError(SegfedError):
@@ -73,7 +74,7 @@ def write_parts(path: Path, parts: Iterable[Buffer], over: Path | None = None) -
     """Write a file of several parts, one behind the other, whole or not at all; for `over` see `write_atomic`."""
 
     def write(temporary: Path) -> None:
-        with temporary.open("r+b") as file:
+        with temporary.open("r+b", buffering=BUFFER) as file:
             for part in parts:
                 file.write(part)
             file.truncate()

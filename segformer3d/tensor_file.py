@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from segformer3d.files import Buffer, write_parts
 
-_DTYPES = {"float32": "F32", "float64": "F64", "int64": "I64"}
+_DTYPES = {np.dtype("<f4"): "F32", np.dtype("<f8"): "F64", np.dtype("<i8"): "I64"}
 
 
 def write_tensors(
@@ -42,7 +42,7 @@ def _parts(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> I
     end = 0
     for name in order:
         begin, end = end, end + arrays[name].nbytes
-        shape, dtype = arrays[name].shape, _DTYPES[arrays[name].dtype.name]
+        shape, dtype = arrays[name].shape, _DTYPES[arrays[name].dtype]
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": (begin, end)}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)

@@ -49,15 +49,15 @@ class Received(Generic[Reply]):
 
 
 def read_train(
-    records: RecordDict, ready: PrepareReply, *, round_number: int, weights: Weights, longest: float
+    records: RecordDict, ready: PrepareReply, *, round_number: int, weights: Weights, longest: Callable[[], float]
 ) -> TrainReply:
-    """A checked reply to a train message that carried these weights, with an update no longer than `longest`.
+    """A checked reply to a train message that carried these weights, with an update no longer than `longest()`.
 
     Raises:
         ReplyError: it must not be used.
     """
     reply = TrainReply.decode(records)
-    check_train(reply, ready, round_number, weights, longest)
+    check_train(reply, ready, round_number, weights, longest())
     return reply
 
 

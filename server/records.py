@@ -13,6 +13,7 @@ from typing import Any
 
 from flwr.app import Array, ArrayRecord, RecordDict
 from flwr.common.serde import recorddict_to_proto
+from flwr.proto.recorddict_pb2 import Array as ProtoArray
 
 from client.contract import PrepareReply
 from segformer3d.files import storage_errors, write_text
@@ -189,14 +190,14 @@ def message_bytes(records: RecordDict) -> int:
     The arrays' own bytes are counted where they lie: serialising 18 MB to learn its length would cost a round more than
     averaging does.
     """
-    arrays = {name: record for name, record in records.items() if isinstance(record, ArrayRecord)}
-    hollow = {name: ArrayRecord({key: _hollow(array) for key, array in r.items()}) for name, r in arrays.items()}
-    rest = RecordDict({**records, **hollow})
-    return int(recorddict_to_proto(rest).ByteSize()) + sum(len(a.data) for r in arrays.values() for a in r.values())
+    light = RecordDict({name: ArrayRecord() if isinstance(r, ArrayRecord) else r for name, r in records.items()})
+    arrays = [(name, array) for record in records.array_records.values() for name, array in record.items()]
+    return int(recorddict_to_proto(light).ByteSize()) + sum(_array_bytes(*item) for item in arrays)
 
 
-def _hollow(array: Array) -> Array:
-    return Array(array.dtype, array.shape, array.stype, b"")
+def _array_bytes(name: str, array: Array) -> int:
+    header = ProtoArray(dtype=array.dtype, shape=array.shape, stype=array.stype)
+    return len(name.encode()) + int(header.ByteSize()) + len(array.data)
 
 
 def begin_rounds(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:

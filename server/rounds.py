@@ -8,18 +8,18 @@ begins.
 import math
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from flwr.serverapp import Grid
 
 from client.contract import EVALUATE, TRAIN, EvaluateReply, EvaluateRequest, PrepareRequest, TrainReply, TrainRequest
-from client.weights import Weights, load_weights
-from segformer3d import checkpoint
+from client.weights import Weights
+from segformer3d.checkpoint import save_weights
 from segformer3d.errors import FederationError
 from segformer3d.files import write_json
-from segformer3d.model import skeleton
 from segformer3d.training import ValidationReport
 from server.aggregation import Diagnostics, apply, init
 from server.exchange import Exchange, Question, Received, read_evaluate, read_train
@@ -67,7 +67,6 @@ class Federation:
         self._state = state
         self._emit = on_event
         self._set_aside: list[SetAside] = []
-        self._model = skeleton(settings.task.model)  # filled to be saved
         mailbox = Mailbox(grid)
         request = PrepareRequest(state.run, settings.task)
         self._roster = Roster(mailbox, request, settings.minimum_sites, settings.prepare_deadline_s, self._put_aside)
@@ -108,10 +107,13 @@ class Federation:
         self._emit(RoundStarted(number, self._settings.rounds, tuple(member.site for member in members)))
         received = self._exchange.ask(self._train_question(number), members)
         kept = self._keep(number, received)
-        averaging = time.perf_counter()
-        averaged, diagnostics = apply(init(self._state.weights), [item.reply for item in kept])
-        seconds = time.perf_counter() - averaging
         measured = self._measured({item.reply.site: item.reply.validation for item in kept})
+        with ThreadPoolExecutor(1) as beside:  # the sites wait for both
+            saved = beside.submit(self._keep_best, measured)
+            averaging = time.perf_counter()
+            averaged, diagnostics = apply(init(self._state.weights), [item.reply for item in kept])
+            seconds = time.perf_counter() - averaging
+            best = saved.result()
         record = RoundRecord(
             round=number,
             seconds=time.perf_counter() - began,
@@ -122,7 +124,7 @@ class Federation:
             sites=tuple(_site_record(item, diagnostics) for item in kept),
             set_aside=tuple(self._set_aside),
         )
-        self._complete(record, averaged.weights, self._keep_best(measured))
+        self._complete(record, averaged.weights, best)
 
     def _keep(self, number: int, received: list[Received[TrainReply]]) -> list[Received[TrainReply]]:
         """Without outliers, and enough of them."""
@@ -171,7 +173,7 @@ class Federation:
             settings.training,
             state.weights,
         )
-        longest = longest_update(state.weights)
+        longest = cache(partial(longest_update, state.weights))  # not worked out before the sites are at work
         read = partial(read_train, round_number=number, weights=state.weights, longest=longest)
         return Question(TRAIN, number, request.encode(), settings.round_deadline_s, read)
 
@@ -194,9 +196,9 @@ class Federation:
         return Best(measured.round, measured.mean_dice)
 
     def _save_model(self, name: str, dice: float | None) -> None:
-        load_weights(self._model, self._state.weights)
-        notes = {"run": self._state.run, "round": self._state.round, "validation_dice": dice}
-        checkpoint.save(self._folder / name, self._model, self._settings.task, notes)
+        state, task = self._state, self._settings.task
+        notes = {"run": state.run, "round": state.round, "validation_dice": dice}
+        save_weights(self._folder / name, state.weights, task.model, task, notes)
 
     def _put_aside(self, what: SetAside) -> None:
         self._set_aside.append(what)

@@ -42,7 +42,7 @@ def good_reply(weights: Weights = WEIGHTS) -> TrainReply:
 
 
 def read(records: RecordDict) -> TrainReply:
-    return read_train(records, READY, round_number=1, weights=WEIGHTS, longest=longest_update(WEIGHTS))
+    return read_train(records, READY, round_number=1, weights=WEIGHTS, longest=lambda: longest_update(WEIGHTS))
 
 
 def rounds(events: list[Event]) -> list[RoundFinished]:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.common.serde import context_to_proto, message_to_proto
 from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
+from client.weights import decode_weights
 from simulations.engines.parcels import LARGE, pack_context, pack_message, receive, send, unpack_context, unpack_message
 
 DTYPES = st.sampled_from([np.float32, np.float64, np.float16, np.int64, np.uint8, np.bool_])
@@ -66,6 +67,20 @@ def test_a_parcel_of_any_size_crosses_a_pipe_and_leaves_it_usable(sizes: list[in
     reader.join(timeout=60)
     assert received == [parcel, parcel]
     assert len(list(Path("/proc/self/fd").iterdir())) == files
+
+
+def test_the_arrays_of_a_large_message_are_views_that_lie_as_numpy_likes_them() -> None:
+    arrays = {"w": np.arange(LARGE, dtype=np.float32), "n": np.array(7), "b": np.ones(3, np.int64)}
+    message = Message(RecordDict({"a": ArrayRecord({k: Array(v) for k, v in arrays.items()})}), 7, "train")
+    ours, theirs = Pipe()
+    send(ours, pack_message(message))
+    record = unpack_message(receive(theirs)).content["a"]
+    for name, value in decode_weights(record).items():
+        assert np.array_equal(value, arrays[name])
+        assert value.flags.aligned
+        assert not value.flags.writeable
+    assert np.array_equal(record["w"].numpy(), arrays["w"])  # Flower's own way to read it
+    send(theirs, pack_message(message))  # and it can be sent on
 
 
 @pytest.mark.parametrize("sent", [b"", b"[2097152]"], ids=["nothing", "only the sizes"])
