@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from monai.networks.nets import UNETR, DynUNet, SegResNet, SwinUNETR, UNet
 from torch import nn
 
 from benchmarks.plain import PlainSegFormer3D
@@ -19,7 +19,7 @@ class Contender:
 
     Attributes:
         name: for the report.
-        network: a name of `NETWORKS`.
+        network: a name that `build_network` knows.
         product: whether it runs as segfed runs programs (freed memory is kept), or in a process as it comes.
         half: whether it computes in bfloat16 (float16 on a GPU) where its layers allow.
     """
@@ -34,22 +34,24 @@ BASELINE = Contender("plain SegFormer3D", "plain")
 TUNED_BASELINE = Contender("plain, freed memory kept", "plain", product=True)
 OURS = Contender("segfed", "segfed", product=True)
 OURS_HALF = Contender("segfed, 16 bit", "segfed", product=True, half=True)
-PEERS = tuple(Contender(name, name) for name in ("UNETR", "SwinUNETR", "SegResNet", "DynUNet", "UNet"))
 
 
 def build_network(name: str, side: int) -> nn.Module:
     """A network with random weights; some must know the side of the cubes that they will see."""
     torch.manual_seed(0)
-    return NETWORKS[name](side)
+    if name in OWN_NETWORKS:
+        return OWN_NETWORKS[name](CONTRASTS, CLASSES)
+    from monai.networks import nets  # two seconds to import: only where it is used
+
+    return PEER_NETWORKS[name](nets, side)
 
 
-NETWORKS: Mapping[str, Callable[[int], nn.Module]] = {
-    "plain": lambda side: PlainSegFormer3D(CONTRASTS, CLASSES),
-    "segfed": lambda side: SegFormer3D(CONTRASTS, CLASSES),
-    "UNETR": lambda side: UNETR(CONTRASTS, CLASSES, img_size=side),
-    "SwinUNETR": lambda side: SwinUNETR(CONTRASTS, CLASSES, feature_size=48),
-    "SegResNet": lambda side: SegResNet(in_channels=CONTRASTS, out_channels=CLASSES, init_filters=16),
-    "DynUNet": lambda side: DynUNet(
+OWN_NETWORKS: Mapping[str, Callable[[int, int], nn.Module]] = {"plain": PlainSegFormer3D, "segfed": SegFormer3D}
+PEER_NETWORKS: Mapping[str, Callable[[Any, int], nn.Module]] = {
+    "UNETR": lambda nets, side: nets.UNETR(CONTRASTS, CLASSES, img_size=side),
+    "SwinUNETR": lambda nets, side: nets.SwinUNETR(CONTRASTS, CLASSES, feature_size=48),
+    "SegResNet": lambda nets, side: nets.SegResNet(in_channels=CONTRASTS, out_channels=CLASSES, init_filters=16),
+    "DynUNet": lambda nets, side: nets.DynUNet(
         spatial_dims=3,
         in_channels=CONTRASTS,
         out_channels=CLASSES,
@@ -58,7 +60,7 @@ NETWORKS: Mapping[str, Callable[[int], nn.Module]] = {
         upsample_kernel_size=[2] * 5,
         res_block=False,
     ),
-    "UNet": lambda side: UNet(
+    "UNet": lambda nets, side: nets.UNet(
         spatial_dims=3,
         in_channels=CONTRASTS,
         out_channels=CLASSES,
@@ -67,3 +69,4 @@ NETWORKS: Mapping[str, Callable[[int], nn.Module]] = {
         num_res_units=2,
     ),
 }
+PEERS = tuple(Contender(name, name) for name in PEER_NETWORKS)

@@ -1,7 +1,7 @@
 """Section: the networks side by side, and how they grow with the volume."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -23,20 +23,21 @@ def measure_networks(settings: Settings) -> dict[str, Any]:
     rows = _timed_rows(VARIANTS, settings.repeats, settings)
     rows |= {n: r for n, r in _timed_rows((BASELINE, *peers), settings.slow_repeats, settings).items() if n not in rows}
     for contender in (*VARIANTS, *peers):
-        rows[contender.name] |= {
-            **_alone(contender, "facts", settings.forward_side, settings),
-            "forward_mb": _alone(contender, "forward memory", settings.forward_side, settings),
-            "step_mb": _alone(contender, "step memory", settings.step_side, settings),
-            "step_tensor_mb": _alone(contender, "step tensors", settings.step_side, settings),
-        }
+        row = rows[contender.name]
+        row["forward_mb"] = _alone(contender, "forward memory", settings.forward_side, settings)
+        row["step_mb"] = _alone(contender, "step memory", settings.step_side, settings)
+        with _worker(contender, settings) as worker:
+            row["step_tensor_mb"] = worker.ask("step tensors", settings.step_side)
+            row |= worker.ask("facts", settings.forward_side)
     return {"forward_side": settings.forward_side, "step_side": settings.step_side, "rows": rows}
 
 
 def _timed_rows(contenders: Sequence[Contender], repeats: int, settings: Settings) -> dict[str, dict[str, Any]]:
     if len(contenders) < 2:
         return {}
-    forward = _timed("forward", contenders, settings.forward_side, settings, repeats)
-    step = _timed("step", contenders, settings.step_side, settings, repeats)
+    with _workers(contenders, settings) as workers:
+        forward = _timed("forward", workers, settings.forward_side, repeats)
+        step = _timed("step", workers, settings.step_side, repeats)
     return {
         name: {
             "forward_seconds": forward[name].seconds,
@@ -106,19 +107,24 @@ def _arithmetic(found: Mapping[str, Any]) -> str:
     return f"{method}\n\n{table(header, rows)}"
 
 
-def measure_growth(settings: Settings) -> dict[str, Any]:
-    """Forward time and memory of the plain transcription and ours from small cubes to large ones."""
+def measure_growth(settings: Settings) -> dict[str, Any] | None:
+    """Forward time and memory of the plain transcription and ours by size; None in a quick run."""
+    if not settings.growth_sides:
+        return None
     rows = []
     for side in settings.growth_sides:
-        seconds = _timed("forward", (BASELINE, OURS), side, settings, settings.slow_repeats)
+        with _workers((BASELINE, OURS), settings) as workers:
+            seconds = _timed("forward", workers, side, settings.slow_repeats)
         memory = {c.name: _alone(c, "forward memory", side, settings) for c in (BASELINE, OURS)}
         ratio = times_as_fast(seconds[BASELINE.name], seconds[OURS.name])
         rows.append({"side": side, "ratio": ratio, "seconds": {n: s.seconds for n, s in seconds.items()}, "mb": memory})
     return {"rows": rows}
 
 
-def describe_growth(found: Mapping[str, Any]) -> str:
+def describe_growth(found: Mapping[str, Any] | None) -> str:
     """The section in Markdown."""
+    if found is None:
+        return "Not measured: a quick run leaves this out."
     rows = [
         (
             f"{row['side']}³",
@@ -131,12 +137,14 @@ def describe_growth(found: Mapping[str, Any]) -> str:
     return table(("volume", "forward ratio", "plain", "segfed", "plain memory", "segfed memory"), rows)
 
 
-def _timed(
-    deed: str, contenders: Sequence[Contender], side: int, settings: Settings, repeats: int
-) -> dict[str, Series]:
+@contextmanager
+def _workers(contenders: Sequence[Contender], settings: Settings) -> Iterator[dict[str, Worker]]:
     with ExitStack() as stack:
-        workers = {c.name: stack.enter_context(_worker(c, settings)) for c in contenders}
-        return interleaved({n: partial(w.ask, deed, side) for n, w in workers.items()}, repeats)
+        yield {c.name: stack.enter_context(_worker(c, settings)) for c in contenders}
+
+
+def _timed(deed: str, workers: Mapping[str, Worker], side: int, repeats: int) -> dict[str, Series]:
+    return interleaved({name: partial(worker.ask, deed, side) for name, worker in workers.items()}, repeats)
 
 
 def _alone(contender: Contender, deed: str, side: int, settings: Settings) -> Any:

@@ -14,11 +14,12 @@ class Settings:
         repeats, slow_repeats: turns of an interleaved comparison, and of one whose turns take many seconds.
         peers: names of the peers to compare with.
         forward_side, step_side: voxels along a side of the cubes of the networks' comparison.
-        growth_sides: cubes of the comparison by size.
+        growth_sides: cubes of the comparison by size; none leaves it out.
+        scan_shape: voxels of the synthetic scan that stands in for a real one.
         sites: federations of so many sites.
         rounds: rounds of each.
         scans: a folder of labelled cases in the Decathlon layout.
-        glioma: a folder with one scan in four contrasts, or None for a synthetic one of the same size.
+        glioma: a folder with one scan in four contrasts, or None for a synthetic one.
         trained: a model of the cases' task, or None to leave out what needs one.
     """
 
@@ -30,6 +31,7 @@ class Settings:
     forward_side: int
     step_side: int
     growth_sides: tuple[int, ...]
+    scan_shape: tuple[int, int, int]
     sites: tuple[int, ...]
     rounds: int
     scans: Path | None
@@ -44,6 +46,7 @@ FULL = {
     "forward_side": 128,
     "step_side": 96,
     "growth_sides": (64, 96, 128, 160, 192),
+    "scan_shape": (240, 240, 155),
     "sites": (2, 4, 8, 16, 32),
     "rounds": 3,
 }
@@ -53,7 +56,8 @@ QUICK = {
     "peers": (),
     "forward_side": 64,
     "step_side": 64,
-    "growth_sides": (64,),
+    "growth_sides": (),
+    "scan_shape": (140, 140, 100),
     "sites": (4,),
     "rounds": 1,
 }

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import torch
-from monai.losses import DiceLoss
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,6 +22,8 @@ def targets(label_BXYZ: Tensor, task: Task) -> Tensor:
 
 def make_loss(task: Task, settings: TrainingSettings) -> Loss:
     """The scalar loss of logits (B, K, X, Y, Z) against `targets`; Dice leaves the background out, pools the batch."""
+    from monai.losses import DiceLoss  # two seconds to import: only where it is used
+
     softmax = task.activation == "softmax"
     dice = DiceLoss(include_background=not softmax, batch=True)
 

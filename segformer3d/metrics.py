@@ -20,7 +20,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
 from numpy.typing import NDArray
 
 from segformer3d.errors import ConfigurationError
@@ -77,6 +76,8 @@ def _check(predicted: Mask, truth: Mask, spacing: Spacing, tolerance_mm: float) 
 
 
 def _score(predicted: Mask, truth: Mask, spacing: Spacing, tolerance_mm: float) -> StructureScore:
+    from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice  # two seconds to import
+
     found, present = bool(predicted.any()), bool(truth.any())
     if not (found and present):
         overlap = 1.0 if found == present else 0.0

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
-from monai.data.utils import compute_importance_map, dense_patch_slices
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
@@ -54,6 +53,8 @@ class _Band:
     """The planes that windows still add to: sums of weighted values, and of weights, from plane `start` on."""
 
     def __init__(self, window: Triple, size: Sequence[int], device: torch.device) -> None:
+        from monai.data.utils import compute_importance_map  # two seconds to import: only where it is used
+
         self.start = 0
         self._weight_xyz = compute_importance_map(window, mode="gaussian", sigma_scale=0.125, device=device).float()
         self._weights_XYZ = torch.zeros((window[0], *size[1:]), device=device)
@@ -79,6 +80,8 @@ class _Band:
 
 def _batches(size: Sequence[int], window: Triple, overlap: float, at_once: int) -> Iterator[list[Place]]:
     """The places of windows, in order along X; those of one batch begin at the same plane."""
+    from monai.data.utils import dense_patch_slices
+
     batch: list[Place] = []
     for place in dense_patch_slices(size, window, [max(1, int(side * (1 - overlap))) for side in window]):
         if batch and (len(batch) == at_once or place[0].start != batch[0][0].start):

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.contenders import NETWORKS, build_network
+from benchmarks.contenders import OWN_NETWORKS, PEER_NETWORKS, build_network
 from benchmarks.counting import multiply_accumulates
 from benchmarks.measure import Series, interleaved, spoken, times_as_fast
 
@@ -40,7 +40,7 @@ def test_the_plain_network_has_the_arithmetic_that_was_published() -> None:
     assert multiply_accumulates(plain, image) == pytest.approx(15.5e9, rel=0.02)
 
 
-@pytest.mark.parametrize("name", sorted(NETWORKS))
+@pytest.mark.parametrize("name", sorted({**OWN_NETWORKS, **PEER_NETWORKS}))
 def test_every_contender_takes_four_contrasts_and_gives_three_classes(name: str) -> None:
     network = build_network(name, 64).eval()
     with torch.no_grad():
