@@ -7,7 +7,7 @@ command line itself is off; 130 stopped by Ctrl-C. A programming error keeps its
 import argparse
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ def parser() -> argparse.ArgumentParser:
         ("train", _train_options, "train on one folder of cases, without a federation", _TRAIN),
         ("predict", _predict_options, "write label maps for images", _PREDICT),
         ("evaluate", _evaluate_options, "measure a model on labelled cases", _EVALUATE),
+        ("site", _site_options, "a hospital's end of a federation", _SITE),
+        ("server", _server_options, "the coordinator's end of a federation", _SERVER),
     ):
         options(commands.add_parser(name, help=short, description=long))
     return top
@@ -54,6 +56,8 @@ _SIMULATE = (
 _TRAIN = "Train on the cases of one folder: the pooled or single-site baseline."
 _PREDICT = "Write NAME.nii.gz for each image, in the image's own space, orientation and spacing."
 _EVALUATE = "Dice, HD95 (mm) and surface Dice of a model on labelled cases, in their own space."
+_SITE = "Join a federation from a hospital: init, check, join, status. Only outbound connections are made."
+_SERVER = "Coordinate a federation of hospitals: init, add-site, start, run, status, stop."
 
 
 def _simulate_options(command: argparse.ArgumentParser) -> None:
@@ -119,6 +123,49 @@ def _evaluate_options(command: argparse.ArgumentParser) -> None:
     add("--out", metavar="DIR", required=True, help="folder for tables and figures")
 
 
+def _site_options(command: argparse.ArgumentParser) -> None:
+    deeds = command.add_subparsers(dest="deed", required=True, metavar="DEED")
+    init = _deed(deeds, "init", "make a site's folder: its key and its settings")
+    init.add_argument("--name", metavar="NAME", help="what the coordinator calls this site")
+    init.add_argument("--data", metavar="DIR", help="labelled cases: dataset.json, or images/ and labels/")
+    init.add_argument("--coordinator", metavar="HOST:PORT", help="where the coordinator's gate is")
+    _deed(deeds, "join", "take part until Ctrl-C; reconnects by itself")
+
+
+def _server_options(command: argparse.ArgumentParser) -> None:
+    deeds = command.add_subparsers(dest="deed", required=True, metavar="DEED")
+    init = _deed(deeds, "init", "set up a coordinator, or renew its certificates")
+    init.add_argument("--host", metavar="NAME", action="append", required=True, help="name or address that sites use")
+    init.add_argument("--port", type=int, default=8443, metavar="N", help="port of the gate (default 8443)")
+    init.add_argument("--listen", metavar="HOST:PORT", help="where the gate listens (default: everywhere)")
+    init.add_argument("--certificate", metavar="FILE", help="an own certificate (PEM, chain included)")
+    init.add_argument("--key", metavar="FILE", help="its private key")
+    init.add_argument("--authority", metavar="FILE", help="the authority that issued it, for the sites to trust")
+    add = _deed(deeds, "add-site", "let a site join", positional=False)
+    add.add_argument("name", metavar="NAME")
+    add.add_argument("key", metavar="KEY", help="the site's public key, or a file that holds it")
+    remove = _deed(deeds, "remove-site", "let a site join no more", positional=False)
+    remove.add_argument("name", metavar="NAME")
+    _deed(deeds, "start", "run the coordinator until Ctrl-C")
+    run = _deed(deeds, "run", "begin a run, or go on with one", positional=False)
+    run.add_argument("federation", metavar="FILE", nargs="?", help="federation file (TOML)")
+    run.add_argument("--resume", metavar="RUN", help="go on with this run from its last complete round")
+    status = _deed(deeds, "status", "processes, sites and runs, now")
+    status.add_argument("--watch", action="store_true", help="until Ctrl-C")
+    stop = _deed(deeds, "stop", "stop a run after its last complete round", positional=False)
+    stop.add_argument("run", metavar="RUN")
+
+
+def _deed(deeds: Any, name: str, short: str, *, positional: bool = True) -> argparse.ArgumentParser:
+    """A deed and the folder that it is done in: the last argument, or --folder where others come first."""
+    command: argparse.ArgumentParser = deeds.add_parser(name, help=short, description=short)
+    if positional:
+        command.add_argument("folder", metavar="DIR", nargs="?", default=".", help="the folder (default: here)")
+    else:
+        command.add_argument("--folder", metavar="DIR", default=".", help="the coordinator's folder (default: here)")
+    return command
+
+
 # The commands import what they need when they run: `segfed --help` answers without waiting for PyTorch.
 
 
@@ -156,7 +203,36 @@ def _evaluate(arguments: dict[str, Any]) -> None:
     evaluate_and_print(**arguments)
 
 
-COMMANDS = {"simulate": _simulate, "train": _train, "predict": _predict, "evaluate": _evaluate}
+def _site(arguments: dict[str, Any]) -> None:
+    from client import init, join
+
+    deeds: dict[str, Callable[..., None]] = {"init": init.init_and_print, "join": join.join_and_print}
+    deeds[arguments.pop("deed")](**arguments)
+
+
+def _server(arguments: dict[str, Any]) -> None:
+    from server import commands, start, status
+
+    deeds: dict[str, Callable[..., None]] = {
+        "init": commands.init_and_print,
+        "add-site": commands.add_site_and_print,
+        "remove-site": commands.remove_site_and_print,
+        "start": start.start_and_print,
+        "run": commands.run_and_print,
+        "status": status.status_and_print,
+        "stop": commands.stop_and_print,
+    }
+    deeds[arguments.pop("deed")](**arguments)
+
+
+COMMANDS = {
+    "simulate": _simulate,
+    "train": _train,
+    "predict": _predict,
+    "evaluate": _evaluate,
+    "site": _site,
+    "server": _server,
+}
 
 
 def _read_toml(path: str | None) -> dict[str, Any]:

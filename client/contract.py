@@ -23,7 +23,7 @@ from segformer3d.settings import TrainingSettings
 from segformer3d.tasks import Task, task_from_json
 from segformer3d.training import TrainingReport, ValidationReport
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 ARRAYS, CONFIG, METRICS, ABOUT = "arrays", "config", "metrics", "about"
 PREPARE, TRAIN, EVALUATE = MessageType.QUERY, MessageType.TRAIN, MessageType.EVALUATE
 RUN = re.compile(r"[A-Za-z0-9_-]{1,64}")  # it becomes a folder name at every site

@@ -14,6 +14,7 @@ from flwr.app import Error
 from flwr.common.constant import ErrorCode
 
 from client.contract import EVALUATE, PREPARE, TRAIN
+from client.limits import RefusalError
 from client.weights import printable
 from segformer3d.errors import CheckpointError, ConfigurationError, DataError, ReplyError
 
@@ -68,6 +69,8 @@ def describe(site: str, phase: str, error: Exception) -> SiteFailure:
         return SiteFailure(site, phase, "its disk is full", "free space at the site")
     if isinstance(error, ReplyError):  # written by our own modules about the coordinator's message
         return SiteFailure(site, phase, str(error), SAME_VERSION)
+    if isinstance(error, RefusalError):
+        return SiteFailure(site, phase, str(error), "settle it with the site's operator, whose limits these are")
     for kinds, reason, remedy in _REASONS:
         if isinstance(error, kinds):
             return SiteFailure(site, phase, reason, remedy)

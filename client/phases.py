@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from client.contract import EvaluateReply, EvaluateRequest, PrepareReply, PrepareRequest, TrainReply, TrainRequest
+from client.limits import check_cohort, check_task, check_work
 from client.moments import forget_old_moments, moments_after, moments_before, superseded_moments
 from client.site import SiteSettings
 from client.site_log import write_log
@@ -32,9 +33,12 @@ def prepare_site(site: SiteSettings, request: PrepareRequest) -> PrepareReply:
     Raises:
         DataError: no usable case is left.
         StorageError: the cache cannot be written.
+        RefusalError: the site's limits forbid to take part.
     """
     began = time.perf_counter()
+    check_task(site.limits, request.task)
     data = _prepare(site, request.task)
+    check_cohort(site.limits, len(data.train))
     write_log(site.work, f"run {request.run}: data prepared, {data.describe()}")
     for item in data.set_aside:
         write_log(site.work, f"case {item.case} set aside: {item.reason}")
@@ -49,7 +53,9 @@ def train_site(site: SiteSettings, request: TrainRequest) -> TrainReply:
     Raises:
         SegfedError: data, settings, disk or message are not as they should be.
     """
+    check_work(site.limits, request.rounds, request.local_epochs)
     device, data, model = _set_up(site, request.task, request.weights)
+    check_cohort(site.limits, len(data.train))
     validation = validate(model, data.validation, request.task, device=device)
     part = Part(request.round - 1, request.rounds, request.local_epochs, request.seed, site.name)
     folder = site.work / request.run
@@ -86,6 +92,7 @@ def evaluate_site(site: SiteSettings, request: EvaluateRequest) -> EvaluateReply
 
 
 def _set_up(site: SiteSettings, task: Task, weights: Weights) -> tuple[torch.device, SiteData, SegFormer3D]:
+    check_task(site.limits, task)
     keep_freed_memory()
     if site.threads is not None:
         torch.set_num_threads(site.threads)

@@ -1,11 +1,12 @@
 """The settings of one site: where its data lies, where it may write, and what it computes on."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from client.limits import SiteLimits
 from segformer3d.errors import ConfigurationError
 from segformer3d.inference import choose_device
 
@@ -25,6 +26,7 @@ class SiteSettings:
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
         threads: threads of one computation on the CPU, 1 to 1024; None leaves PyTorch's choice.
         workers: processes that read cases and cut patches, 0 to 256; 0 does it in the training process.
+        limits: what it insists on, whatever the coordinator asks.
 
     Raises:
         ConfigurationError: a value breaks its rule.
@@ -36,6 +38,7 @@ class SiteSettings:
     device: str = "auto"
     threads: int | None = None
     workers: int = 0
+    limits: SiteLimits = field(default_factory=SiteLimits)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not NAME.fullmatch(self.name):

@@ -1,13 +1,14 @@
-"""Weights on the wire: a model's state dict as Flower arrays, read back without trusting a byte of them.
+"""Weights on the wire: a model's state dict as one Flower array, read back without trusting a byte of it.
 
-An array travels as NumPy's .npy bytes (format 1.0: magic, header, raw values). What arrives is never handed to a
-general loader: the header must be exactly the one that `np.save` writes for a float32 or int64 array, and exactly its
-values must follow. So there is no pickle, no archive, no parser and no allocation that a sender could abuse.
+The array's bytes are in the safetensors format (https://huggingface.co/docs/safetensors): the length of a JSON header,
+the header, the values. Flower transfers each array by a handful of requests of its own, and a model has hundreds of
+tensors: one array for all of them makes a round of a minute one of seconds. What arrives is never handed to a general
+loader: the header must describe float32 and int64 arrays that lie behind one another, and exactly their values must
+follow. So there is no pickle, no archive and no allocation that a sender could abuse.
 """
 
-import io
+import json
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from segformer3d.errors import ReplyError
 from segformer3d.model import SegFormer3D
+from segformer3d.tensor_file import tensor_bytes
 
 AnyArray = NDArray[np.float32 | np.int64]
 Weights = Mapping[str, AnyArray]
@@ -25,10 +27,10 @@ Weights = Mapping[str, AnyArray]
 # What a batch norm remembers. It is no parameter: it travels as values, not as an update, and is pooled, not summed.
 MEAN, VARIANCE, COUNTER = ".running_mean", ".running_var", ".num_batches_tracked"
 
-NUMPY_BYTES = "numpy.ndarray"
-_DTYPES: Mapping[str, np.dtype[Any]] = {"<f4": np.dtype("<f4"), "<i8": np.dtype("<i8")}
-_MAGIC = b"\x93NUMPY\x01\x00"
-_HEADER = re.compile(rb"\{'descr': '(<f4|<i8)', 'fortran_order': False, 'shape': \(([0-9, ]{0,200})\), \} *\n")
+WEIGHTS, SAFETENSORS = "weights", "safetensors"
+_DTYPES: Mapping[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8")}
+_LONGEST_HEADER = 2**20  # bytes; 200 for each of the model's tensors are 50 kB
+_MOST_AXES = 8
 
 
 def is_buffer(name: str) -> bool:
@@ -91,25 +93,23 @@ def check_layout(weights: Weights, expected: Weights) -> None:
 
 
 def encode_weights(weights: Weights) -> ArrayRecord:
-    """Weights as a Flower record, in the order of their names."""
-    return ArrayRecord({name: _encode(np.asarray(weights[name], order="C")) for name in sorted(weights)})
-
-
-def _encode(array: AnyArray) -> Array:
-    """What `Array(array)` makes, with one copy of the values instead of three."""
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-    data = b"".join((header.getvalue(), array.reshape(-1).data))
-    return Array(str(array.dtype), array.shape, NUMPY_BYTES, data)
+    """Weights as a Flower record."""
+    data = tensor_bytes(weights)
+    return ArrayRecord({WEIGHTS: Array("uint8", (len(data),), SAFETENSORS, data)})
 
 
 def decode_weights(record: ArrayRecord) -> Weights:
     """Weights from a Flower record, as read-only views of its bytes.
 
     Raises:
-        ReplyError: an array is not the plain float32 or int64 array that it says it is.
+        ReplyError: they are not what `encode_weights` makes.
     """
-    return {name: _decode(printable(name), array) for name, array in record.items()}
+    if set(record) != {WEIGHTS}:
+        raise ReplyError(f"the weights must be one array called {WEIGHTS!r}")
+    array = record[WEIGHTS]
+    if (array.stype, array.dtype, tuple(array.shape)) != (SAFETENSORS, "uint8", (len(array.data),)):
+        raise ReplyError("the weights are not the safetensors that they must be (objects are never unpickled)")
+    return _parse(array.data)
 
 
 def printable(text: str, limit: int = 200) -> str:
@@ -118,22 +118,40 @@ def printable(text: str, limit: int = 200) -> str:
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
-def _decode(name: str, array: Array) -> AnyArray:
-    if array.stype != NUMPY_BYTES:
-        raise ReplyError(f"the array {name} is serialised as {printable(array.stype, 40)!r}, not as {NUMPY_BYTES!r}")
-    dtype, shape, start = _read_header(name, array.data)
-    if (array.dtype, tuple(array.shape)) != (dtype.name, shape):
-        raise ReplyError(f"the array {name} is announced as another shape or dtype than it has")
-    if len(array.data) - start != math.prod(shape) * dtype.itemsize:
-        raise ReplyError(f"the array {name} does not have the number of bytes that its shape needs")
-    return np.frombuffer(array.data, dtype, offset=start).reshape(shape)
+def _parse(data: bytes) -> Weights:
+    header, start = _read_header(data)
+    weights, end = {}, start
+    for name, entry in header.items():
+        dtype, shape = _read_entry(printable(name), entry)
+        begin, end = end, end + math.prod(shape) * dtype.itemsize
+        if entry["data_offsets"] != [begin - start, end - start] or end > len(data):
+            raise ReplyError(f"the values of the array {printable(name)} are not where they must be")
+        weights[name] = np.frombuffer(data, dtype, math.prod(shape), begin).reshape(shape)
+    if end != len(data):
+        raise ReplyError("the weights are followed by something else")
+    return weights
 
 
-def _read_header(name: str, data: bytes) -> tuple[np.dtype[Any], tuple[int, ...], int]:
-    """The dtype, the shape and where the values begin."""
-    start = 10 + int.from_bytes(data[8:10], "little")
-    header = _HEADER.fullmatch(data[10:start])
-    if data[:8] != _MAGIC or header is None:
-        raise ReplyError(f"the array {name} is not a plain float32 or int64 array (objects are never unpickled)")
-    sizes = [size for size in header.group(2).decode().replace(" ", "").split(",") if size]
-    return _DTYPES[header.group(1).decode()], tuple(int(size) for size in sizes), start
+def _read_header(data: bytes) -> tuple[dict[str, Any], int]:
+    """The description of the arrays, and where their values begin."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    if len(data) < start or start > _LONGEST_HEADER:
+        raise ReplyError("the weights are cut off, or no weights at all")
+    try:
+        header = json.loads(bytes(data[8:start]))
+    except (ValueError, RecursionError):
+        header = None
+    if not isinstance(header, dict):
+        raise ReplyError("the description of the weights cannot be read")
+    return header, start
+
+
+def _read_entry(name: str, entry: object) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise ReplyError(f"the array {name} is not described as it must be")
+    shape, dtype = entry["shape"], entry["dtype"]
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        raise ReplyError(f"the array {name} is neither float32 nor int64")
+    if not isinstance(shape, list) or len(shape) > _MOST_AXES or any(type(n) is not int or n < 0 for n in shape):
+        raise ReplyError(f"the array {name} has no shape that can be read")
+    return _DTYPES[dtype], tuple(shape)

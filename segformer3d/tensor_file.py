@@ -32,10 +32,16 @@ def write_tensors(
     Raises:
         StorageError: the file cannot be written; an older file at `path` is untouched.
     """
-    write_parts(path, _parts({name: np.asarray(value, order="C") for name, value in arrays.items()}, metadata), over)
+    write_parts(path, _parts(arrays, metadata), over)
 
 
-def _parts(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> Iterator[Buffer]:
+def tensor_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """What `write_tensors` would write without a description."""
+    return b"".join(_parts(arrays, {}))
+
+
+def _parts(unordered: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> Iterator[Buffer]:
+    arrays = {name: np.asarray(value, order="C") for name, value in unordered.items()}
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     # The widest values first, so that all of them are aligned.
     order = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))

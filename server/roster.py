@@ -42,6 +42,7 @@ class Roster:
         minimum: how many it takes.
         deadline_s: how long a site may prepare, and how long `gather` waits for enough sites.
         report: told of every site that cannot take part.
+        registered: the name under which a node may take part; None where that is not known. Without it any name goes.
     """
 
     def __init__(
@@ -51,12 +52,14 @@ class Roster:
         minimum: int,
         deadline_s: float,
         report: Callable[[SetAside], None],
+        registered: Callable[[int], str | None] | None = None,
     ) -> None:
         self._mailbox = mailbox
         self._request = request
         self._minimum = minimum
         self._deadline_s = deadline_s
         self._report = report
+        self._registered = registered
         self._members: dict[int, Member] = {}
         self._failed: dict[int, SetAside] = {}
 
@@ -136,6 +139,10 @@ class Roster:
             check_prepare(reply, self._request.run, len(self._request.task.structures))
         except ReplyError as error:
             return set_aside(name, PHASE, error)
+        allowed = self._registered(node) if self._registered else name
+        if name != allowed:
+            reason = f"it is registered as {allowed or 'nobody'} and calls itself {name}"
+            return SetAside(allowed or name, PHASE, reason, "set the registered name in the site's site.toml")
         namesakes = [other for other, member in self._members.items() if member.site == name and other != node]
         if set(namesakes) & self._mailbox.online():
             return SetAside(name, PHASE, f"another site is called {name} too", "give each site a name of its own")

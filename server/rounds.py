@@ -7,7 +7,7 @@ begins.
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache, partial
@@ -57,10 +57,17 @@ class Federation:
         folder: the run folder: states, `rounds.jsonl`, the best and the last model, `result.json`.
         state: where to begin: `server.state.begin(...)`, or one that was read to resume.
         on_event: told what happens, as it happens.
+        registered: the name under which a node may take part, see `server.roster.Roster`.
     """
 
     def __init__(
-        self, grid: Grid, settings: FederationSettings, folder: Path, state: ServerState, on_event: OnEvent
+        self,
+        grid: Grid,
+        settings: FederationSettings,
+        folder: Path,
+        state: ServerState,
+        on_event: OnEvent,
+        registered: Callable[[int], str | None] | None = None,
     ) -> None:
         self._settings = settings
         self._folder = folder
@@ -69,7 +76,9 @@ class Federation:
         self._set_aside: list[SetAside] = []
         mailbox = Mailbox(grid)
         request = PrepareRequest(state.run, settings.task)
-        self._roster = Roster(mailbox, request, settings.minimum_sites, settings.prepare_deadline_s, self._put_aside)
+        self._roster = Roster(
+            mailbox, request, settings.minimum_sites, settings.prepare_deadline_s, self._put_aside, registered
+        )
         self._exchange = Exchange(mailbox, self._roster, self._put_aside, on_event)
 
     def run(self) -> RunRecord:

@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from safetensors.numpy import save
+
+from client.weights import SAFETENSORS, WEIGHTS, decode_weights
 
 Change = Callable[[RecordDict], RecordDict]
 WEIGHT = "decoder.fuse.weight"
@@ -15,17 +18,33 @@ VARIANCE = "decoder.fuse_norm.running_var"
 COUNTER = "decoder.fuse_norm.num_batches_tracked"
 
 
-def array(name: str, change: Callable[[np.ndarray], Any]) -> Change:
-    """Replace an array by what `change` makes of it."""
+def weights(change: Callable[[dict[str, np.ndarray]], None]) -> Change:
+    """Change what is among the weights."""
 
     def apply(records: RecordDict) -> RecordDict:
         arrays = records["arrays"]
         assert isinstance(arrays, ArrayRecord)
-        changed = change(arrays[name].numpy().copy())
-        arrays[name] = changed if isinstance(changed, Array) else Array(np.asarray(changed))
+        changed = {name: value.copy() for name, value in decode_weights(arrays).items()}
+        change(changed)
+        data = save(changed)
+        arrays[WEIGHTS] = Array("uint8", (len(data),), SAFETENSORS, data)
         return records
 
     return apply
+
+
+def array(name: str, change: Callable[[np.ndarray], Any]) -> Change:
+    """Replace an array by what `change` makes of it."""
+
+    def apply(arrays: dict[str, np.ndarray]) -> None:
+        arrays[name] = np.asarray(change(arrays[name]))
+
+    return weights(apply)
+
+
+def renamed(arrays: dict[str, np.ndarray]) -> None:
+    """A wrong key in place of a right one."""
+    arrays["decoder.fuse.wait"] = arrays.pop(WEIGHT)
 
 
 def one_value(name: str, value: float) -> Change:
@@ -60,30 +79,21 @@ def without(record: str, name: str) -> Change:
     return apply
 
 
-def renamed(records: RecordDict) -> RecordDict:
-    """A wrong key in place of a right one."""
-    arrays = records["arrays"]
-    assert isinstance(arrays, ArrayRecord)
-    arrays["decoder.fuse.wait"] = arrays.pop(WEIGHT)
-    return records
-
-
-def additional(records: RecordDict) -> RecordDict:
-    """A key too many."""
-    arrays = records["arrays"]
-    assert isinstance(arrays, ArrayRecord)
-    arrays["trojan"] = Array(np.zeros(3, np.float32))
-    return records
-
-
 def emptied(records: RecordDict) -> RecordDict:
     """Nothing at all."""
     return RecordDict()
 
 
-def raw(data: bytes, dtype: str = "float32", stype: str = "numpy.ndarray") -> Callable[[np.ndarray], Array]:
-    """Bytes in place of an array."""
-    return lambda values: Array(dtype, values.shape, stype, data)
+def raw(data: bytes, dtype: str = "uint8", stype: str = SAFETENSORS) -> Change:
+    """Bytes in place of the weights."""
+
+    def apply(records: RecordDict) -> RecordDict:
+        arrays = records["arrays"]
+        assert isinstance(arrays, ArrayRecord)
+        arrays[WEIGHTS] = Array(dtype, (len(data),), stype, data)
+        return records
+
+    return apply
 
 
 def objects() -> bytes:
@@ -94,13 +104,16 @@ def objects() -> bytes:
 
 
 HOSTILE: Mapping[str, tuple[Change, str]] = {
-    "wrong key": (renamed, "the array decoder.fuse.wait is not one of the model"),
-    "missing key": (without("arrays", WEIGHT), f"the array {WEIGHT} is missing"),
-    "extra key": (additional, "the array trojan is not one of the model"),
+    "wrong key": (weights(renamed), "the array decoder.fuse.wait is not one of the model"),
+    "missing key": (weights(lambda arrays: arrays.pop(WEIGHT)), f"the array {WEIGHT} is missing"),
+    "extra key": (
+        weights(lambda arrays: arrays.update(trojan=np.zeros(3, np.float32))),
+        "the array trojan is not one of the model",
+    ),
     "shape": (array(WEIGHT, lambda v: v.reshape(-1)), "has shape"),
     "broadcastable shape": (array(WEIGHT, lambda v: v[:1]), "has shape"),
-    "dtype": (array(WEIGHT, lambda v: v.astype(np.float64)), "not a plain float32 or int64 array"),
-    "half precision": (array(WEIGHT, lambda v: v.astype(np.float16)), "not a plain float32 or int64 array"),
+    "dtype": (array(WEIGHT, lambda v: v.astype(np.float64)), "is neither float32 nor int64"),
+    "half precision": (array(WEIGHT, lambda v: v.astype(np.float16)), "is neither float32 nor int64"),
     "integers for floats": (array(WEIGHT, lambda v: v.astype(np.int64)), "holds int64 where the model holds float32"),
     "floats for counters": (
         array(COUNTER, lambda v: v.astype(np.float32)),
@@ -114,11 +127,11 @@ HOSTILE: Mapping[str, tuple[Change, str]] = {
     "negative counter": (one_value(COUNTER, -1), "must be in [0, 1e+12]"),
     "absurd norm": (array(WEIGHT, lambda v: v + 1e6), "its update has norm"),
     "overflowing norm": (array(WEIGHT, lambda v: np.full_like(v, 3e38)), "its update has norm"),
-    "objects": (array(WEIGHT, raw(objects(), "object")), "never unpickled"),
-    "objects called floats": (array(WEIGHT, raw(objects())), "never unpickled"),
-    "a pickle": (array(WEIGHT, raw(pickle.dumps([1]), stype="pickle")), "serialised as 'pickle'"),
-    "garbage": (array(WEIGHT, raw(b"\xff" * 500)), "not a plain float32 or int64 array"),
-    "no bytes": (array(WEIGHT, raw(b"")), "not a plain float32 or int64 array"),
+    "objects": (raw(objects(), "object", "numpy.ndarray"), "never unpickled"),
+    "objects called safetensors": (raw(objects()), "cut off, or no weights at all"),
+    "a pickle": (raw(pickle.dumps([1]), stype="pickle"), "never unpickled"),
+    "garbage": (raw(b"\xff" * 500), "cut off, or no weights at all"),
+    "no bytes": (raw(b""), "cut off, or no weights at all"),
     "negative cases": (value("metrics", "training_cases", -4), "cases must be in [1, 10000000]"),
     "no cases": (value("metrics", "training_cases", 0), "cases must be in [1, 10000000]"),
     "absurdly many cases": (value("metrics", "training_cases", 10**18), "cases must be in [1, 10000000]"),
@@ -142,7 +155,7 @@ HOSTILE: Mapping[str, tuple[Change, str]] = {
     "no Dice": (value("metrics", "validation_dice", []), "its Dice must be 1 values in [0, 1]"),
     "missing metric": (without("metrics", "training_loss"), "metrics lacks 'training_loss'"),
     "extra metric": (value("metrics", "age", 1), "metrics has an unknown 'age'"),
-    "another contract": (value("about", "contract", 2), "the site speaks version 2 of the message contract"),
+    "another contract": (value("about", "contract", 1), "the site speaks version 1 of the message contract"),
     "another run": (value("about", "run", "run-2"), "it answers another run or round"),
     "another round": (value("about", "round", 9), "it answers another run or round"),
     "another site's name": (value("about", "site", "site-1"), "it calls itself site-1 now"),

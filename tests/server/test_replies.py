@@ -1,8 +1,9 @@
 """Replies are guests: every way to break one is set aside and told, and the round completes with the rest."""
 
 import math
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from client.contract import TRAIN, EvaluateReply, PrepareReply, TrainReply
-from client.weights import Weights
+from client.weights import Weights, decode_weights, encode_weights
 from segformer3d.errors import ReplyError
 from segformer3d.training import TrainingReport, ValidationReport
 from server.aggregation import apply, init
@@ -107,11 +108,13 @@ def _flip_bytes(draw: st.DrawFn, records: RecordDict) -> None:
 
 
 def _change_value(draw: st.DrawFn, records: RecordDict) -> None:
-    arrays: Any = records.get("arrays", ArrayRecord())
-    name = draw(names)
-    if name in arrays:
-        with np.errstate(invalid="ignore"):
-            arrays[name] = Array(np.full_like(WEIGHTS[name], draw(numbers)))
+    with np.errstate(invalid="ignore"):
+        name = draw(names)
+        changed = np.full_like(WEIGHTS[name], draw(numbers))
+    if "arrays" in records:
+        with suppress(ReplyError):  # its bytes are corrupted already
+            weights = decode_weights(cast(ArrayRecord, records["arrays"]))
+            records["arrays"] = encode_weights({**weights, name: changed})
 
 
 def _change_number(draw: st.DrawFn, records: RecordDict) -> None:

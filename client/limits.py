@@ -1,0 +1,74 @@
+"""What a site insists on, whatever the coordinator asks: the most it will do, and the least it wants for it."""
+
+from dataclasses import dataclass
+
+from segformer3d.errors import ConfigurationError, SegfedError
+from segformer3d.tasks import Task
+
+MOST = 1_000_000
+
+
+class RefusalError(SegfedError):
+    """The site's own limits forbid what was asked. The text may travel: it holds settings, nothing of the data."""
+
+
+@dataclass(frozen=True)
+class SiteLimits:
+    """The `[limits]` of a site file. The defaults forbid nothing.
+
+    Attributes:
+        smallest_cohort: training cases below which the site takes no part: an update of few patients says more of each.
+        tasks: names of the tasks that it takes part in; none names all.
+        most_rounds: rounds of a run, at most.
+        most_local_epochs: passes over its cases in one round, at most.
+
+    Raises:
+        ConfigurationError: a value breaks its rule.
+    """
+
+    smallest_cohort: int = 1
+    tasks: tuple[str, ...] = ()
+    most_rounds: int = MOST
+    most_local_epochs: int = MOST
+
+    def __post_init__(self) -> None:
+        for name in ("smallest_cohort", "most_rounds", "most_local_epochs"):
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= MOST:
+                raise ConfigurationError(f"{name} must be a whole number in [1, {MOST}], got {value!r}")
+        if not isinstance(self.tasks, tuple) or not all(isinstance(name, str) and name for name in self.tasks):
+            raise ConfigurationError(f"tasks must be a list of names of tasks, got {self.tasks!r}")
+
+
+def check_task(limits: SiteLimits, task: Task) -> None:
+    """Whether the site takes part in a task.
+
+    Raises:
+        RefusalError: it does not.
+    """
+    if limits.tasks and task.name not in limits.tasks:
+        raise RefusalError(f"it takes no part in the task {task.name}")
+
+
+def check_cohort(limits: SiteLimits, cases: int) -> None:
+    """Whether the site has cases enough to take part at all; how many it has stays its own business.
+
+    Raises:
+        RefusalError: it has not.
+    """
+    if cases < limits.smallest_cohort:
+        raise RefusalError(f"it has fewer training cases than the {limits.smallest_cohort} it insists on")
+
+
+def check_work(limits: SiteLimits, rounds: int, local_epochs: int) -> None:
+    """Whether a run asks for no more than the site will do.
+
+    Raises:
+        RefusalError: it asks for more.
+    """
+    for asked, most, what in (
+        (rounds, limits.most_rounds, "rounds"),
+        (local_epochs, limits.most_local_epochs, "local epochs a round"),
+    ):
+        if asked > most:
+            raise RefusalError(f"the run asks for {asked} {what} and it does {most} at most")

@@ -1,0 +1,106 @@
+"""The process at a site that answers messages: `python -m client.worker PORT SECRET_FILE`, kept running by `site join`.
+
+Flower's own executor starts a process for every message, which imports whatever the coordinator's bundle names. This
+one takes messages from the SuperNode in its place. It compares the bundle with the one that this version of segfed has,
+and refuses any other; the ClientApp that answers is the installed one; and data, network and imports stay in memory
+from message to message.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from client.offline import switch_off_network
+
+switch_off_network()  # Flower reads its switches when it is imported
+
+import httpx  # noqa: E402
+from flwr.app import Context, Error, Message  # noqa: E402
+from flwr.clientapp import ClientApp  # noqa: E402
+from flwr.common.constant import ErrorCode, SubStatus  # noqa: E402
+from flwr.proto.runtime_pb2 import AcquireTaskRequest  # noqa: E402
+from flwr.supercore.constant import TaskType  # noqa: E402
+from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http  # noqa: E402
+from flwr.supercore.interceptors import (  # noqa: E402
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
+from flwr.supercore.protobuf.client import ProtobufClientInterceptor  # noqa: E402
+from flwr.supercore.runtime import RuntimeHttpClient  # noqa: E402
+from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output  # noqa: E402
+
+from client.bundle import BundleError, check_bundle  # noqa: E402
+from client.deployed import app, own_site  # noqa: E402
+from client.site_log import write_log  # noqa: E402
+from segformer3d.addresses import LOOPBACK, Address  # noqa: E402
+
+POLL_S = 0.1
+_ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
+
+
+def run_worker(runtime: Address, secret: bytes) -> None:
+    """Take messages from the SuperNode on this machine and answer them, for ever."""
+    work = own_site().site.work
+    with _client(runtime, SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods={_ACQUIRE})) as executor:
+        while True:
+            token = _next_token(executor)
+            if token is None:
+                time.sleep(POLL_S)
+                continue
+            try:
+                _serve(runtime, token)
+            except (httpx.HTTPError, RuntimeError) as error:  # the SuperNode is gone; the coordinator will ask again
+                write_log(work, f"a message was lost on the way to or from this site's SuperNode ({error})")
+
+
+def _next_token(executor: RuntimeHttpClient) -> str | None:
+    """The right to work on the next message; None when there is none, or the SuperNode is starting."""
+    try:
+        answer = executor.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
+    except httpx.HTTPError:
+        return None
+    return answer.token or None
+
+
+def _serve(runtime: Address, token: str) -> None:
+    with _client(runtime, RuntimeTokenHttpInterceptor(token)) as client:
+        heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
+        heartbeat.start()
+        try:
+            message, context, _, bundle = pull_task_input(client)
+            push_message(client, _answer(app, message, context, bundle.content), context)
+            push_task_output(client, context, SubStatus.COMPLETED, "")
+        finally:
+            if heartbeat.is_running:
+                heartbeat.stop()
+
+
+def _answer(client_app: ClientApp, message: Message, context: Context, bundle: bytes) -> Message:
+    try:
+        check_bundle(bundle)
+    except BundleError as error:
+        write_log(own_site().site.work, f"REFUSED: {error}")
+        return Message(Error(ErrorCode.INVALID_FAB, "the site refuses this bundle"), reply_to=message)
+    return client_app(message, context)
+
+
+@contextmanager
+def _client(runtime: Address, credentials: ProtobufClientInterceptor) -> Iterator[RuntimeHttpClient]:
+    version = RuntimeVersionHttpInterceptor(component_name="SuperExec")
+    client = RuntimeHttpClient.from_server_address(str(runtime), True, None, [version, credentials])
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def main(port: int, secret: Path) -> None:
+    """See the module."""
+    run_worker(Address(LOOPBACK, port), secret.read_bytes())
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,72 @@
+"""Hosts and ports as people write them: `fed.example.org:8443`, `10.0.0.7:8443`, `[2001:db8::7]:8443`."""
+
+import ipaddress
+import re
+import socket
+from dataclasses import dataclass
+
+from segformer3d.errors import ConfigurationError
+
+LOOPBACK = "127.0.0.1"
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?")
+_WRITTEN = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]:]+)):(?P<port>\d{1,5})")
+
+
+@dataclass(frozen=True)
+class Address:
+    """A host (a name, or an IPv4 or IPv6 address without brackets) and a port in [1, 65535].
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+
+    host: str
+    port: int
+
+    def __post_init__(self) -> None:
+        check_host(self.host)
+        if not 1 <= self.port <= 65535:
+            raise ConfigurationError(f"a port must be in [1, 65535], got {self.port}")
+
+    @classmethod
+    def parse(cls, text: str) -> "Address":
+        """Read `HOST:PORT`.
+
+        Raises:
+            ConfigurationError: it is none.
+        """
+        found = _WRITTEN.fullmatch(text)
+        if not found:
+            raise ConfigurationError(f"an address is HOST:PORT, for example fed.example.org:8443, got {text!r}")
+        return cls(found["six"] or found["host"], int(found["port"]))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def check_host(host: str) -> None:
+    """See that a text is a host name or an IP address.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+    if not is_ip(host) and not (_NAME.fullmatch(host) and len(host) <= 253):
+        raise ConfigurationError(f"a host is a name or an IP address, got {host!r}")
+
+
+def is_ip(host: str) -> bool:
+    """Whether a host is an IPv4 or IPv6 address rather than a name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+    return port

@@ -1,0 +1,110 @@
+"""`segfed server start`: everything that a coordinator runs, kept running.
+
+SuperLink (loopback, TLS, keys of sites checked, SQLite, ServerApps elsewhere), the executor that starts ServerApps, and
+the gate. A run whose ServerApp was killed is submitted again and goes on from its last complete round.
+"""
+
+import os
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from client.offline import SWITCHES
+from segformer3d.addresses import LOOPBACK, free_port
+from segformer3d.errors import FederationError
+from segformer3d.files import write_json
+from segformer3d.supervision import Service, Supervisor, program
+from segformer3d.terminal import make_console
+from server.control import RUNNING_FILE, open_control, register_sites
+from server.coordinator import Coordinator, open_coordinator
+from server.deployed import COORDINATOR
+from server.runs import resume_cut_off
+
+SECRET_FILE = "executor.secret"  # noqa: S105 - its name
+TIDY_S = 2.0
+EXECUTOR_POLL_S = "0.2"
+
+
+def start_and_print(folder: str) -> None:
+    """Run a coordinator until Ctrl-C or SIGTERM.
+
+    Raises:
+        SegfedError: there is no coordinator in the folder, it runs already, or the disk is full.
+    """
+    coordinator = open_coordinator(Path(folder))
+    console = make_console()
+    port, secret = free_port(), _make_secret(coordinator)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    write_json(coordinator.state / RUNNING_FILE, {"process": os.getpid(), "superlink": port})
+    console.print(f"coordinator {coordinator.address}, gate on {coordinator.listen}; logs in {coordinator.logs}")
+    supervisor = Supervisor(services(coordinator, port, secret), lambda text: console.print(text, style="yellow"))
+    try:
+        supervisor.run(stop, _Tidying(coordinator, console.print).tick)
+    finally:
+        (coordinator.state / RUNNING_FILE).unlink(missing_ok=True)
+    console.print("stopped; runs go on when the coordinator is started again")
+
+
+def services(coordinator: Coordinator, port: int, secret: Path) -> list[Service]:
+    """SuperLink, executor and gate, with SuperLink on this port of the loopback interface."""
+    authority = coordinator.pair("authority")[0]
+    certificate, key = coordinator.pair("superlink")
+    tls = ["--ssl-ca-certfile", authority, "--ssl-certfile", certificate, "--ssl-keyfile", key]
+    superlink = [program("flower-superlink"), "--host", LOOPBACK, "--port", port, *tls, "--enable-supernode-auth"]
+    superlink += ["--database", coordinator.state / "superlink.db", "--isolation", "process"]
+    superlink += ["--superexec-auth-secret-file", secret, "--disable-runtime-dependency-installation"]
+    executor = [program("flower-superexec"), "--root-certificates", authority]
+    executor += ["--runtime-api-address", f"{LOOPBACK}:{port}", "--superexec-auth-secret-file", secret]
+    gate = [program("python"), "-m", "server.gate_process", coordinator.folder]
+    commands = {"superlink": superlink, "executor": executor, "gate": gate}
+    return [
+        Service(n, [str(part) for part in command], _environment(coordinator, n), coordinator.logs / f"{n}.log")
+        for n, command in commands.items()
+    ]
+
+
+def _environment(coordinator: Coordinator, name: str) -> dict[str, str]:
+    """Flower's own folder for each, its programs on PATH, no network, and loopback without a proxy."""
+    return {
+        **SWITCHES,
+        COORDINATOR: str(coordinator.folder),
+        "FLWR_HOME": str(coordinator.state / f"flower-{name}"),
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": EXECUTOR_POLL_S,
+        "PATH": f"{Path(program('python')).parent}:{os.environ.get('PATH', '')}",
+        "NO_PROXY": f"{LOOPBACK},localhost",
+    }
+
+
+def _make_secret(coordinator: Coordinator) -> Path:
+    """A new secret between SuperLink and its executor, at every start."""
+    path = coordinator.state / SECRET_FILE
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    path.write_text(secrets.token_hex(32), encoding="ascii")
+    return path
+
+
+class _Tidying:
+    """What a coordinator sees to now and then: sites that were added or removed, and runs that were cut off."""
+
+    def __init__(self, coordinator: Coordinator, say: Callable[[str], None]) -> None:
+        self._coordinator = coordinator
+        self._say = say
+        self._next = 0.0
+
+    def tick(self) -> None:
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + TIDY_S
+        try:
+            with open_control(self._coordinator) as control:
+                register_sites(control, self._coordinator)
+                for run in resume_cut_off(control, self._coordinator):
+                    self._say(f"run {run} was cut off and goes on from its last complete round")
+        except FederationError:  # SuperLink is starting (again); it is tried again soon
+            return

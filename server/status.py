@@ -1,0 +1,83 @@
+"""`segfed server status`: the coordinator's processes, its sites and its runs, now."""
+
+import time
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+
+from segformer3d.errors import FederationError
+from segformer3d.terminal import make_console, plain_bytes, plain_duration
+from server.control import Node, open_control
+from server.coordinator import Coordinator, open_coordinator, site_keys
+from server.progress import DONE, Progress, read_outcome, read_progress
+from server.runs import SUBMITTED_FILE
+
+SHOWN_RUNS = 5
+LOOK_S = 1.0
+
+
+def status_and_print(folder: str, watch: bool) -> None:
+    """Show how things are, once or until Ctrl-C.
+
+    Raises:
+        SegfedError: there is no coordinator in the folder.
+    """
+    coordinator, console = open_coordinator(Path(folder)), make_console()
+    if not watch:
+        console.print(_picture(coordinator))
+        return
+    with Live(_picture(coordinator), console=console, auto_refresh=False) as live:
+        while True:
+            time.sleep(LOOK_S)
+            live.update(_picture(coordinator), refresh=True)
+
+
+def _picture(coordinator: Coordinator) -> Group:
+    try:
+        with open_control(coordinator) as control:
+            nodes, note = control.nodes(), f"coordinator {coordinator.address} is up"
+    except FederationError as error:
+        nodes, note = (), str(error)
+    runs = sorted((f.parent for f in coordinator.runs.glob(f"*/{SUBMITTED_FILE}")), key=lambda f: f.name, reverse=True)
+    return Group(note, "", _sites(coordinator, nodes), "", *(_run(folder) for folder in runs[:SHOWN_RUNS]))
+
+
+def _sites(coordinator: Coordinator, nodes: tuple[Node, ...]) -> Table:
+    table = Table("site", "connected", "last change", title="Sites", title_justify="left", box=None, pad_edge=False)
+    known = {node.name: node for node in nodes}
+    for name in site_keys(coordinator):
+        node = known.get(name)
+        online = "yes" if node and node.online else "no"
+        table.add_row(name, online if node else "not registered yet", _local(node.last_seen) if node else "-")
+    return table
+
+
+def _run(folder: Path) -> Table:
+    progress, (over, reason) = read_progress(folder), read_outcome(folder)
+    title = f"Run {folder.name}: {_state(progress, over, reason)}"
+    table = Table("site", "now", title=title, title_justify="left", box=None, pad_edge=False)
+    for site, deed in (progress.sites if progress else {}).items():
+        table.add_row(site, deed)
+    return table
+
+
+def _state(progress: Progress | None, over: bool, reason: str | None) -> str:
+    if over:
+        return f"stopped, {reason}" if reason else "complete"
+    if progress is None:
+        return "submitted"
+    if progress.phase == DONE:
+        return "closing"
+    spent = plain_duration(time.time() - progress.since)
+    text = f"{progress.phase}, round {progress.round} of {progress.rounds}, for {spent}"
+    if progress.round_seconds:
+        mean = sum(progress.round_seconds) / len(progress.round_seconds)
+        text += f", about {plain_duration((progress.rounds - progress.round + 1) * mean)} left"
+    return f"{text}; {plain_bytes(progress.bytes_down)} down, {plain_bytes(progress.bytes_up)} up"
+
+
+def _local(moment: str) -> str:
+    return f"{datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M:%S}" if moment else "never"
