@@ -74,7 +74,7 @@ def _federate(settings: Settings, sites: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         places = write_partition(settings.scans, folder / "sites", "iid", sites, seed=0)
-        federation = FederationSettings(task, rounds=settings.rounds + 1, minimum_sites=sites)
+        federation = FederationSettings(task, rounds=settings.rounds + 1, minimum_sites=sites, again_s=0)
         journal = Journal(at_once, ())
         state = begin("benchmark", federation, weights_of(initial_model(task, 0)))
         server = make_server_app(federation, folder / "run", state, journal.note)

@@ -13,6 +13,7 @@ from flwr.clientapp import ClientApp
 
 from client.contract import EVALUATE, PREPARE, TRAIN, EvaluateRequest, PrepareRequest, TrainRequest
 from client.failures import describe
+from client.outbox import Outbox
 from client.phases import evaluate_site, prepare_site, train_site
 from client.site import SiteSettings
 from client.site_log import write_log
@@ -22,8 +23,12 @@ FindSite = Callable[[Context], SiteSettings]
 Handler = Callable[[SiteSettings, RecordDict], RecordDict]
 
 
-def make_client_app(find_site: FindSite) -> ClientApp:
-    """A ClientApp that answers `query`, `train` and `evaluate` messages for the site that `find_site` names."""
+def make_client_app(find_site: FindSite, *, keep_replies: bool = False) -> ClientApp:
+    """A ClientApp that answers `query`, `train` and `evaluate` messages for the site that `find_site` names.
+
+    With `keep_replies`, what a round has cost is put on disk before it is sent, see `client.outbox`.
+    """
+    train_once = _train_once if keep_replies else _train
     app = ClientApp()
 
     @app.query()
@@ -32,7 +37,7 @@ def make_client_app(find_site: FindSite) -> ClientApp:
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        return _answer(message, context, find_site, TRAIN, _train)
+        return _answer(message, context, find_site, TRAIN, train_once)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
@@ -47,6 +52,18 @@ def _prepare(site: SiteSettings, records: RecordDict) -> RecordDict:
 
 def _train(site: SiteSettings, records: RecordDict) -> RecordDict:
     return train_site(site, TrainRequest.decode(records)).encode()
+
+
+def _train_once(site: SiteSettings, records: RecordDict) -> RecordDict:
+    request = TrainRequest.decode(records)
+    outbox = Outbox(site.work / request.run)
+    kept = outbox.find(records)
+    if kept is not None:
+        write_log(site.work, f"run {request.run}: round {request.round} was done before, its reply is sent again")
+        return kept
+    reply = train_site(site, request).encode()
+    outbox.keep(records, reply)
+    return reply
 
 
 def _evaluate(site: SiteSettings, records: RecordDict) -> RecordDict:

@@ -11,15 +11,11 @@ import re
 import zipfile
 from importlib.metadata import version
 
-from client.offline import switch_off_network
 from segformer3d.errors import SegfedError
-
-switch_off_network()  # Flower reads its switches when it is imported
-
-from flwr.cli.build import build_fab_from_files  # noqa: E402
 
 SERVER_APP, CLIENT_APP = "server.deployed:app", "client.deployed:app"
 RUN = "run"  # the one setting of a bundle: the name of the run at the coordinator
+_DATE = (2024, 10, 1, 0, 0, 0)  # any, but always the same
 _LARGEST = 64 * 1024  # bytes of a file that is looked into for a version
 _VERSION = re.compile(r'^name = "segfed"\nversion = "([0-9A-Za-z.+-]{1,40})"$', re.MULTILINE)
 
@@ -38,7 +34,13 @@ def make_bundle() -> bytes:
         f'[tool.flwr.app.components]\nserverapp = "{SERVER_APP}"\nclientapp = "{CLIENT_APP}"\n\n'
         f'[tool.flwr.app.config]\n{RUN} = ""\n'
     )
-    return build_fab_from_files({"pyproject.toml": described.encode()})[0]
+    content = described.encode()
+    listed = f"pyproject.toml,{hashlib.sha256(content).hexdigest()},{8 * len(content)}"
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as bundle:
+        for name, text in (("pyproject.toml", content), (".info/CONTENT", listed.encode())):
+            bundle.writestr(zipfile.ZipInfo(name, _DATE), text)
+    return packed.getvalue()
 
 
 def check_bundle(content: bytes) -> None:

@@ -27,4 +27,4 @@ def _find_site(_: Context) -> SiteSettings:
     return own_site().site
 
 
-app = make_client_app(_find_site)
+app = make_client_app(_find_site, keep_replies=True)

@@ -18,12 +18,13 @@ from client.limits import RefusalError
 from client.weights import printable
 from segformer3d.errors import CheckpointError, ConfigurationError, DataError, ReplyError
 
-SITE_FAILURE = 100  # our own error code; Flower's are 0 to 8
+SITE_FAILURE, SITE_REFUSAL = 100, 101  # our own error codes; Flower's are 0 to 8
 DEEDS: Mapping[str, str] = {PREPARE: "prepare its data", TRAIN: "train", EVALUATE: "measure the model"}
 SEE_LOG = "see the log at the site"
 
 _LONGEST = 400
 _TOLD = re.compile(r"(?P<site>[\w -]{1,40}) could not [\w ]+: (?P<reason>.+); (?P<remedy>.+)")
+_FINAL = (ErrorCode.LOAD_CLIENT_APP_EXCEPTION, ErrorCode.INVALID_FAB, SITE_REFUSAL)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REASONS: tuple[tuple[tuple[type[Exception], ...], str, str], ...] = (
     ((DataError,), "no usable case", SEE_LOG),
@@ -47,19 +48,27 @@ _CODES: Mapping[int, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class SiteFailure:
-    """One failed message. `phase` is the message's type."""
+    """One failed message.
+
+    Attributes:
+        site: its name.
+        phase: the message's type.
+        reason, remedy: what was wrong, and what to do about it.
+        final: whether the same message would fail again, whatever happens at the site meanwhile.
+    """
 
     site: str
     phase: str
     reason: str
     remedy: str
+    final: bool = False
 
     def __str__(self) -> str:
         return f"{self.site} could not {DEEDS[self.phase]}: {self.reason}; {self.remedy}"
 
     def encode(self) -> Error:
         """What travels instead of a reply."""
-        return Error(SITE_FAILURE, str(self))
+        return Error(SITE_REFUSAL if self.final else SITE_FAILURE, str(self))
 
 
 def describe(site: str, phase: str, error: Exception) -> SiteFailure:
@@ -68,9 +77,9 @@ def describe(site: str, phase: str, error: Exception) -> SiteFailure:
     if isinstance(cause, OSError) and cause.errno in _FULL:
         return SiteFailure(site, phase, "its disk is full", "free space at the site")
     if isinstance(error, ReplyError):  # written by our own modules about the coordinator's message
-        return SiteFailure(site, phase, str(error), SAME_VERSION)
+        return SiteFailure(site, phase, str(error), SAME_VERSION, final=True)
     if isinstance(error, RefusalError):
-        return SiteFailure(site, phase, str(error), "settle it with the site's operator, whose limits these are")
+        return SiteFailure(site, phase, str(error), "settle it with the site, whose limits these are", final=True)
     for kinds, reason, remedy in _REASONS:
         if isinstance(error, kinds):
             return SiteFailure(site, phase, reason, remedy)
@@ -81,11 +90,12 @@ def describe(site: str, phase: str, error: Exception) -> SiteFailure:
 
 def read_error(error: Error, site: str, phase: str) -> SiteFailure:
     """What an error reply says, whoever wrote it. `site` is who sent it, as far as that is known."""
-    told = _TOLD.fullmatch(printable(error.reason or "", _LONGEST)) if error.code == SITE_FAILURE else None
+    own, final = error.code in (SITE_FAILURE, SITE_REFUSAL), error.code in _FINAL
+    told = _TOLD.fullmatch(printable(error.reason or "", _LONGEST)) if own else None
     if told:
-        return SiteFailure(told["site"], phase, told["reason"], told["remedy"])
+        return SiteFailure(told["site"], phase, told["reason"], told["remedy"], final)
     reason, remedy = _CODES.get(error.code, (f"its client failed (Flower's code {error.code})", SEE_LOG))
-    return SiteFailure(site, phase, reason, remedy)
+    return SiteFailure(site, phase, reason, remedy, final)
 
 
 def _symbol(error: OSError) -> str:

@@ -1,7 +1,7 @@
 """One question to the sites and their checked answers: what a round and the final evaluation have in common."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -11,12 +11,15 @@ from client.contract import PREPARE, EvaluateReply, PrepareReply, TrainReply
 from client.failures import read_error
 from client.weights import Weights
 from segformer3d.errors import ReplyError
-from server.mailbox import Answer, Mailbox, Unusable
-from server.records import Event, SiteReplied, message_bytes
+from server.mailbox import Answer, Mailbox, Unusable, pause_after
+from server.records import Event, SiteAskedAgain, SiteReplied, message_bytes
 from server.replies import SetAside, check_evaluate, check_train, set_aside
 from server.roster import Member, Roster
 
 Reply = TypeVar("Reply", TrainReply, EvaluateReply)
+
+SHORTEST_AGAIN_S = 2.0
+LATE = "check the site, or allow a longer deadline"
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +31,7 @@ class Question(Generic[Reply]):
         round: the round, or for an evaluation the rounds behind the model.
         records: the request.
         deadline_s: how long to wait.
+        again_s: how long to wait for a site that failed and is asked again, when all others are done; 0: not at all.
         read: makes a checked reply of what came and of what its site said about its data, or raises ReplyError.
     """
 
@@ -35,6 +39,7 @@ class Question(Generic[Reply]):
     round: int
     records: RecordDict
     deadline_s: float
+    again_s: float
     read: Callable[[RecordDict, PrepareReply], Reply]
 
 
@@ -95,43 +100,125 @@ class Exchange:
         self._emit = emit
 
     def ask(self, question: Question[Reply], members: Sequence[Member]) -> list[Received[Reply]]:
-        """Good replies by site name. It takes no longer than the deadline, however many answer."""
+        """Good replies by site name. It takes no longer than the deadline, however many answer.
+
+        A site that fails is asked again while others are at work, and then for `question.again_s` at most.
+        """
         asked = {member.node: member for member in members}
-        phase, deadline_s = question.phase, question.deadline_s
-        deadline = time.monotonic() + deadline_s
-        for node in self._mailbox.send(phase, str(question.round), list(asked), question.records, deadline_s):
-            self._put_aside(
-                SetAside(asked[node].site, phase, "the request could not be sent to it", "restart the site")
-            )
-        bytes_down = message_bytes(question.records)
-        received = {}
-        for answer in self._mailbox.answers(phase, deadline):
-            if answer.phase == PREPARE:
-                self._roster.take(answer)
-                continue
-            item = self._read(question, asked[answer.node], answer, bytes_down)
-            if item is not None:
-                received[item.reply.site] = item
-        for node in sorted(self._mailbox.close(phase)):
-            reason = f"it did not answer within {deadline_s:g} s"
-            self._put_aside(SetAside(asked[node].site, phase, reason, "check the site, or allow a longer deadline"))
+        received: dict[str, Received[Reply]] = {}
+        deadline, last_good = time.monotonic() + question.deadline_s, time.monotonic()
+        repeats = Repeats(question.again_s)
+        self._send(question, asked, list(asked), repeats)
+        bytes_down, began = message_bytes(question.records), time.monotonic()
+        while self._goes_on(question, repeats, last_good) and time.monotonic() < deadline:
+            for answer in self._mailbox.look(deadline):
+                if answer.phase == PREPARE:
+                    self._roster.take(answer)
+                    continue
+                outcome = self._read(question, asked[answer.node], answer, bytes_down)
+                if isinstance(outcome, Received):
+                    received[outcome.reply.site], last_good = outcome, time.monotonic()
+                else:
+                    self._failed(question, answer.node, outcome, repeats)
+            self._ask_again(question, asked, repeats)
+            if self._goes_on(question, repeats, last_good):
+                time.sleep(min(pause_after(time.monotonic() - began), max(0.0, deadline - time.monotonic())))
+        for failure in repeats.given_up():
+            self._put_aside(failure)
+        for node in sorted(self._mailbox.close(question.phase)):
+            reason = f"it did not answer within {question.deadline_s:g} s"
+            self._put_aside(SetAside(asked[node].site, question.phase, reason, LATE))
         return [received[site] for site in sorted(received)]
+
+    def _ask_again(self, question: Question[Reply], asked: Mapping[int, Member], repeats: "Repeats") -> None:
+        due = repeats.due()
+        online = self._mailbox.online() if due else set()
+        nodes = [node for node in due if node in online]
+        for node in nodes:
+            repeats.asked(node)
+        if nodes:
+            self._send(question, asked, nodes, repeats)
+
+    def _goes_on(self, question: Question[Reply], repeats: "Repeats", last_good: float) -> bool:
+        if self._mailbox.waiting(question.phase):
+            return True
+        return repeats.hopeful(last_good)
+
+    def _send(
+        self, question: Question[Reply], asked: Mapping[int, Member], nodes: Sequence[int], repeats: "Repeats"
+    ) -> None:
+        for node in self._mailbox.send(
+            question.phase, str(question.round), nodes, question.records, question.deadline_s
+        ):
+            why = SetAside(asked[node].site, question.phase, "the request could not be sent to it", "restart the site")
+            self._failed(question, node, _Failure(why, final=False), repeats)
+
+    def _failed(self, question: Question[Reply], node: int, failure: "_Failure", repeats: "Repeats") -> None:
+        if failure.final or not question.again_s:
+            self._put_aside(failure.what)
+        else:
+            repeats.add(node, failure.what)
+            self._emit(SiteAskedAgain(question.round, failure.what))
 
     def _read(
         self, question: Question[Reply], member: Member, answer: Answer, bytes_down: int
-    ) -> Received[Reply] | None:
-        content, site = answer.content, member.site
+    ) -> "Received[Reply] | _Failure":
+        content, site, phase = answer.content, member.site, answer.phase
         if isinstance(content, Unusable):
-            self._put_aside(SetAside(site, answer.phase, content.reason, content.remedy))
-            return None
+            return _Failure(SetAside(site, phase, content.reason, content.remedy), final=False)
         if isinstance(content, Error):
-            failure = read_error(content, site, answer.phase)
-            self._put_aside(SetAside(site, answer.phase, failure.reason, failure.remedy))
-            return None
+            told = read_error(content, site, phase)
+            return _Failure(SetAside(site, phase, told.reason, told.remedy), told.final)
         try:
             reply = question.read(content, member.ready)
-        except ReplyError as error:
-            self._put_aside(set_aside(site, answer.phase, error))
-            return None
-        self._emit(SiteReplied(answer.phase, question.round, site, answer.seconds))
+        except ReplyError as error:  # the same question would get the same reply
+            return _Failure(set_aside(site, phase, error), final=True)
+        self._emit(SiteReplied(phase, question.round, site, answer.seconds))
         return Received(reply, answer.seconds, bytes_down, message_bytes(content))
+
+
+@dataclass(frozen=True)
+class _Failure:
+    what: SetAside
+    final: bool
+
+
+class Repeats:
+    """Sites that have failed and are to be asked again, after pauses that grow.
+
+    Args:
+        patience_s: how long one waits for a site when all others are done; the longest pause is a tenth of it.
+    """
+
+    def __init__(self, patience_s: float) -> None:
+        self._patience_s = patience_s
+        self._longest = max(SHORTEST_AGAIN_S, patience_s / 10)
+        self._at: dict[int, float] = {}
+        self._pause: dict[int, float] = {}
+        self._first: dict[int, float] = {}
+        self._last: dict[int, SetAside] = {}
+
+    def hopeful(self, last_good: float) -> bool:
+        """Whether any site is worth waiting for when all others are done and the last good reply came then."""
+        now = time.monotonic()
+        return any(now < max(last_good, self._first[node]) + self._patience_s for node in self._at)
+
+    def add(self, node: int, why: SetAside) -> None:
+        """A site has failed."""
+        pause = self._pause.get(node, SHORTEST_AGAIN_S)
+        self._first.setdefault(node, time.monotonic())
+        self._at[node], self._last[node] = time.monotonic() + pause, why
+        self._pause[node] = min(2 * pause, self._longest)
+
+    def due(self) -> list[int]:
+        """Whom to ask now, until `asked` is told."""
+        now = time.monotonic()
+        return sorted(node for node, at in self._at.items() if at <= now)
+
+    def asked(self, node: int) -> None:
+        """A site has been asked again."""
+        self._at.pop(node, None)
+
+    def given_up(self) -> list[SetAside]:
+        """Why those who are still waiting failed last."""
+        return [self._last[node] for node in sorted(self._at)]

@@ -16,9 +16,10 @@ _WHOLE = (
     ("minimum_sites", 1, 10_000),
 )
 _SECONDS = ("round_deadline_s", "prepare_deadline_s")
+_AGAIN = "again_s"
 _LONGEST_S = 30 * 24 * 3600.0
 # What may change when a run is resumed: it decides who takes part and how long one waits, not what is computed.
-_NOT_OF_THE_RUN = ("minimum_sites", *_SECONDS)
+_NOT_OF_THE_RUN = ("minimum_sites", _AGAIN, *_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class FederationSettings:
         minimum_sites: a round with fewer good replies stops the run, 1 to 10000.
         round_deadline_s: seconds that a round waits for its sites, above 0, at most 30 days.
         prepare_deadline_s: seconds that the run waits for the first sites and their data, likewise.
+        again_s: seconds that a round waits for a site that failed and is asked again, when all others are done: from 0
+            (it is not asked again) to 30 days. A site whose program was killed needs two minutes.
         training: how a site trains.
 
     Raises:
@@ -46,6 +49,7 @@ class FederationSettings:
     minimum_sites: int = 2
     round_deadline_s: float = 3600.0
     prepare_deadline_s: float = 3600.0
+    again_s: float = 300.0
     training: TrainingSettings = field(default_factory=TrainingSettings)
 
     def __post_init__(self) -> None:
@@ -59,6 +63,9 @@ class FederationSettings:
             value = getattr(self, name)
             if type(value) not in (int, float) or not 0 < value <= _LONGEST_S:
                 raise ConfigurationError(f"{name} must be in (0, {_LONGEST_S:.0f}] seconds, got {value!r}")
+
+        if type(self.again_s) not in (int, float) or not 0 <= self.again_s <= _LONGEST_S:
+            raise ConfigurationError(f"{_AGAIN} must be in [0, {_LONGEST_S:.0f}] seconds, got {self.again_s!r}")
 
     def to_json(self) -> dict[str, Any]:
         """The settings as plain JSON values; `from_json` is its inverse."""

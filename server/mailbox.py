@@ -95,16 +95,6 @@ class Mailbox:
         self._open.update({i: _Open(node, phase, sent) for i, node in zip(ids, nodes, strict=True) if i})
         return [node for i, node in zip(ids, nodes, strict=True) if not i]
 
-    def answers(self, phase: str, deadline: float) -> Iterator[Answer]:
-        """Answers of every type as they come, until none of this type is missing or the (monotonic) deadline passed."""
-        began = time.monotonic()
-        while self.waiting(phase):
-            yield from self.look(deadline)
-            if time.monotonic() >= deadline:
-                return
-            if self.waiting(phase):
-                time.sleep(min(pause_after(time.monotonic() - began), max(0.0, deadline - time.monotonic())))
-
     def look(self, deadline: float) -> Iterator[Answer]:
         """What has come since the last look. Some engines let a site work only while one looks: mind the clock."""
         for message_id in list(self._open):

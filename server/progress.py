@@ -17,6 +17,7 @@ from server.records import (
     RoundFinished,
     RoundStarted,
     RunFinished,
+    SiteAskedAgain,
     SiteReplied,
     SiteSetAside,
     SitesReady,
@@ -75,6 +76,8 @@ class Journal:
                 now.sites = dict.fromkeys(sites, "at work")
             case SiteReplied(_, _, site, _):
                 now.sites[site] = "answered"
+            case SiteAskedAgain(_, what):
+                now.sites[what.site] = f"asked again: {what.reason}"
             case SiteSetAside(_, what):
                 now.sites[what.site] = f"set aside: {what.reason}"
             case RoundFinished(record):

@@ -146,6 +146,14 @@ class SiteSetAside:
 
 
 @dataclass(frozen=True)
+class SiteAskedAgain:
+    """A site has failed, and the round goes on: it will be asked again."""
+
+    round: int
+    what: SetAside
+
+
+@dataclass(frozen=True)
 class RoundFinished:
     """The round is averaged, and its state is on disk."""
 
@@ -159,7 +167,7 @@ class RunFinished:
     record: RunRecord
 
 
-Event = SitesReady | RoundStarted | SiteReplied | SiteSetAside | RoundFinished | RunFinished
+Event = SitesReady | RoundStarted | SiteReplied | SiteSetAside | SiteAskedAgain | RoundFinished | RunFinished
 OnEvent = Callable[[Event], None]
 
 

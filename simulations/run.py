@@ -76,6 +76,7 @@ class Run:
             minimum_sites=asked.needed_sites,
             round_deadline_s=asked.round_deadline,
             prepare_deadline_s=asked.round_deadline,
+            again_s=0,  # on one machine the same message fails again
             training=asked.training,
         )
 

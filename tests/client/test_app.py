@@ -13,7 +13,7 @@ from flwr.app import ConfigRecord, Message
 from client import phases
 from client.app import make_client_app
 from client.contract import EVALUATE, EvaluateReply, EvaluateRequest, PrepareReply, TrainReply
-from client.failures import SITE_FAILURE
+from client.failures import SITE_FAILURE, SITE_REFUSAL
 from client.site import SiteSettings
 from client.weights import Weights, is_buffer
 from segformer3d.errors import ConfigurationError
@@ -52,7 +52,7 @@ def train(site: SiteSettings, round_number: int = 1, weights: Weights | None = N
 
 
 def failure(reply: Message) -> str:
-    assert reply.error.code == SITE_FAILURE
+    assert reply.error.code in (SITE_FAILURE, SITE_REFUSAL)
     return reply.error.reason or ""
 
 

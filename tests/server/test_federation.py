@@ -14,7 +14,7 @@ from server.federation import FederationSettings
 
 from ..client.tiny_site import TINY
 
-SETTINGS = FederationSettings(TINY, 5, 2, 9, 3, 60.0, 120, TrainingSettings(learning_rate=0.01))
+SETTINGS = FederationSettings(TINY, 5, 2, 9, 3, 60.0, 120, 30.0, TrainingSettings(learning_rate=0.01))
 
 
 def test_settings_survive_json() -> None:

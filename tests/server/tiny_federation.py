@@ -175,6 +175,7 @@ def tiny_settings(**changes: Any) -> FederationSettings:
         minimum_sites=2,
         round_deadline_s=60.0,
         prepare_deadline_s=60.0,
+        again_s=0,
         seed=7,
         training=TrainingSettings(learning_rate=0.001),
     )

@@ -1,0 +1,106 @@
+"""A site that fails is asked again within the round. Oracles: what the sites were sent, and a clock."""
+
+import time
+from pathlib import Path
+
+import pytest
+from flwr.app import Error, Message
+
+from client.contract import TRAIN
+from client.failures import SITE_FAILURE, SITE_REFUSAL
+from server import exchange
+from server.records import RoundFinished, SiteAskedAgain, SiteSetAside
+
+from .tiny_federation import Site, TinyGrid, TinySite, federate, tiny_settings
+
+CRASHED = Error(8, "ClientApp stopped responding.")
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "SHORTEST_AGAIN_S", 0.05)
+
+
+class Stumbling:
+    """A site that answers its first `times` train messages of round 2 with an error."""
+
+    def __init__(self, site: Site, times: int, error: Error = CRASHED) -> None:
+        self.site, self.times, self.error = site, times, error
+        self.asked: list[str] = []
+        self.failed_at: float | None = None
+
+    def __call__(self, message: Message) -> Message:
+        if message.metadata.message_type == TRAIN:
+            self.asked.append(message.metadata.group_id)
+            if message.metadata.group_id == "2" and self.asked.count("2") <= self.times:
+                self.failed_at = time.monotonic()
+                return Message(self.error, reply_to=message)
+        return self.site(message)  # type: ignore[return-value]
+
+
+def grid_with(site: Site) -> TinyGrid:
+    return TinyGrid({11: TinySite("a"), 12: TinySite("b"), 13: site})
+
+
+def test_a_site_that_comes_back_in_time_counts(tmp_path: Path) -> None:
+    undisturbed = federate(grid_with(TinySite("c")), tmp_path / "undisturbed", tiny_settings(again_s=30))
+    stumbling = Stumbling(TinySite("c"), times=3)
+    events = federate(grid_with(stumbling), tmp_path / "disturbed", tiny_settings(again_s=30))
+    assert stumbling.asked == ["1", "2", "2", "2", "2", "3"]
+    again = [event.what.reason for event in events if isinstance(event, SiteAskedAgain)]
+    assert again == ["its process died"] * 3
+    assert not [event for event in events if isinstance(event, SiteSetAside)]
+    for one, other in zip(rounds(undisturbed), rounds(events), strict=True):
+        assert [s.site for s in one.record.sites] == [s.site for s in other.record.sites] == ["a", "b", "c"]
+    assert (tmp_path / "undisturbed/last.safetensors").read_bytes() == (
+        tmp_path / "disturbed/last.safetensors"
+    ).read_bytes()
+
+
+def test_one_that_does_not_is_waited_for_no_longer_than_agreed(tmp_path: Path) -> None:
+    stumbling = Stumbling(TinySite("c"), times=1000)
+    began = time.monotonic()
+    events = federate(grid_with(stumbling), tmp_path, tiny_settings(again_s=0.5))
+    assert 0.5 < time.monotonic() - began < 10
+    assert [event.what.site for event in events if isinstance(event, SiteSetAside)] == ["c"]
+    assert [[s.site for s in e.record.sites] for e in rounds(events)] == [["a", "b", "c"], ["a", "b"], ["a", "b", "c"]]
+    assert stumbling.asked.count("2") >= 3
+
+
+def test_what_would_fail_again_is_not_asked_again(tmp_path: Path) -> None:
+    refusal = Error(SITE_REFUSAL, "c could not train: it does 1 rounds at most; settle it with the site")
+    stumbling = Stumbling(TinySite("c"), times=1, error=refusal)
+    events = federate(grid_with(stumbling), tmp_path, tiny_settings(again_s=30))
+    assert stumbling.asked == ["1", "2", "3"]
+    assert [e.what.reason for e in events if isinstance(e, SiteSetAside)] == ["it does 1 rounds at most"]
+
+
+def test_a_full_disk_may_be_mended(tmp_path: Path) -> None:
+    full = Error(SITE_FAILURE, "c could not train: its disk is full; free space at the site")
+    events = federate(grid_with(Stumbling(TinySite("c"), 1, full)), tmp_path, tiny_settings(again_s=30))
+    assert [e.what.reason for e in events if isinstance(e, SiteAskedAgain)] == ["its disk is full"]
+    assert all(len(event.record.sites) == 3 for event in rounds(events))
+
+
+class LeavingGrid(TinyGrid):
+    """The third site is not connected for a while after it has failed."""
+
+    def get_node_ids(self) -> list[int]:
+        stumbling = self.sites[13]
+        assert isinstance(stumbling, Stumbling)
+        failed = stumbling.failed_at
+        away = failed is not None and time.monotonic() < failed + 0.5
+        return [11, 12] if away else [11, 12, 13]
+
+
+def test_a_site_that_is_offline_is_asked_when_it_is_back(tmp_path: Path) -> None:
+    stumbling = Stumbling(TinySite("c"), times=1)
+    began = time.monotonic()
+    events = federate(LeavingGrid(grid_with(stumbling).sites), tmp_path, tiny_settings(again_s=30))
+    assert time.monotonic() - began > 0.5
+    assert stumbling.asked == ["1", "2", "2", "3"]
+    assert all(len(event.record.sites) == 3 for event in rounds(events))
+
+
+def rounds(events: list[object]) -> list[RoundFinished]:
+    return [event for event in events if isinstance(event, RoundFinished)]
