@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from segformer3d.errors import FederationError
 from segformer3d.terminal import make_console, plain_bytes, plain_duration
@@ -42,11 +43,11 @@ def _picture(coordinator: Coordinator) -> Group:
     except FederationError as error:
         nodes, note = (), str(error)
     runs = sorted((f.parent for f in coordinator.runs.glob(f"*/{SUBMITTED_FILE}")), key=lambda f: f.name, reverse=True)
-    return Group(note, "", _sites(coordinator, nodes), "", *(_run(folder) for folder in runs[:SHOWN_RUNS]))
+    return Group(note, "", _sites(coordinator, nodes), *(_run(folder) for folder in runs[:SHOWN_RUNS]))
 
 
 def _sites(coordinator: Coordinator, nodes: tuple[Node, ...]) -> Table:
-    table = Table("site", "connected", "last change", title="Sites", title_justify="left", box=None, pad_edge=False)
+    table = Table("site", "connected", "last change", box=None, pad_edge=False)
     known = {node.name: node for node in nodes}
     for name in site_keys(coordinator):
         node = known.get(name)
@@ -55,13 +56,12 @@ def _sites(coordinator: Coordinator, nodes: tuple[Node, ...]) -> Table:
     return table
 
 
-def _run(folder: Path) -> Table:
+def _run(folder: Path) -> Group:
     progress, (over, reason) = read_progress(folder), read_outcome(folder)
-    title = f"Run {folder.name}: {_state(progress, over, reason)}"
-    table = Table("site", "now", title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table("site", "now", box=None, pad_edge=False)
     for site, deed in (progress.sites if progress else {}).items():
         table.add_row(site, deed)
-    return table
+    return Group(Text(f"\nrun {folder.name}: {_state(progress, over, reason)}"), *([table] if table.row_count else []))
 
 
 def _state(progress: Progress | None, over: bool, reason: str | None) -> str:

@@ -141,4 +141,4 @@ def test_memory_does_not_hold_probabilities_of_the_whole_volume(
     voxel_mb, plane_mb = np.prod(shape) / 2**20, shape[1] * shape[2] / 2**20
     probabilities = 4 * (organs + 1)  # bytes a voxel
     # The scaled image, the label map, and three bands as thick as a window: far less than all probabilities.
-    assert found["grown_mb"] < 12 * voxel_mb + 3 * probabilities * patch * plane_mb + 200
+    assert found["grown_mb"] < 12 * voxel_mb + 3 * probabilities * patch * plane_mb + 300

@@ -1,0 +1,137 @@
+"""A coordinator and its sites as operators run them: the `segfed` command, real processes, TLS on loopback."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from segformer3d.addresses import free_port
+from segformer3d.errors import FederationError
+from server.control import Node, open_control
+from server.coordinator import open_coordinator
+
+ROOT = Path(__file__).resolve().parents[2]
+SEGFED = [sys.executable, str(ROOT / "segfed.py")]
+PATIENCE_S = 240.0
+
+
+class Rig:
+    """Everything lies in one folder. Leaving the `with` block ends what was started, whatever happened."""
+
+    def __init__(self, folder: Path, sites: Sequence[Path], threads: int) -> None:
+        self.folder, self.coordinator = folder, folder / "coordinator"
+        self.port = free_port()
+        self.site_data = {f"site-{number}": data for number, data in enumerate(sites, start=1)}
+        self.threads = threads
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> "Rig":
+        address = f"127.0.0.1:{self.port}"
+        self.do("server", "init", self.coordinator, "--host", "127.0.0.1", "--port", self.port, "--listen", address)
+        for name, data in self.site_data.items():
+            self.add_site(name, data)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in reversed(list(self.processes)):
+            self.end(name)
+
+    def add_site(self, name: str, data: Path) -> Path:
+        """What the two operators do to let a site in."""
+        folder = self.folder / name
+        self.do("site", "init", folder, "--name", name, "--data", data, "--coordinator", f"127.0.0.1:{self.port}")
+        (folder / "coordinator.crt").write_bytes((self.coordinator / "coordinator.crt").read_bytes())
+        settings = folder / "site.toml"
+        settings.write_text(f"threads = {self.threads}\n" + settings.read_text())
+        self.do("server", "add-site", name, folder / "site.pub", "--folder", self.coordinator)
+        return folder
+
+    def do(self, *arguments: object) -> str:
+        """Run a command to its end; returns what it printed."""
+        command = [*SEGFED, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment())
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def start_coordinator(self) -> None:
+        """Start it and wait until SuperLink and gate answer."""
+        self.start("coordinator", "server", "start", self.coordinator)
+        self.wait("the coordinator", lambda: self.nodes() is not None)
+
+    def join(self, *names: str) -> None:
+        """Start sites and wait until they are connected."""
+        for name in names:
+            self.start(name, "site", "join", self.folder / name)
+        self.wait("the sites", lambda: all(self.is_connected(name) for name in names))
+
+    def is_connected(self, name: str) -> bool:
+        """Whether a site's heartbeats arrive at the coordinator."""
+        return any(node.online for node in self.nodes() or () if node.name == name)
+
+    def nodes(self) -> tuple[Node, ...] | None:
+        """The registered sites; None when the coordinator does not answer."""
+        try:
+            with open_control(open_coordinator(self.coordinator)) as control:
+                return control.nodes()
+        except FederationError:
+            return None
+
+    def begin_run(self, federation: str) -> Path:
+        """Submit a federation file; returns the run's folder."""
+        path = self.folder / "federation.toml"
+        path.write_text(federation)
+        self.do("server", "run", path, "--folder", self.coordinator)
+        return max((self.coordinator / "runs").iterdir())
+
+    def outcome(self, run: Path, patience_s: float = PATIENCE_S) -> str | None:
+        """Wait for the end of a run; None, or why it stopped."""
+        self.wait("the end of the run", (run / "outcome.json").exists, patience_s)
+        reason: str | None = json.loads((run / "outcome.json").read_text())["reason"]
+        return reason
+
+    def start(self, name: str, *arguments: object) -> None:
+        """Start a command in the background; its output goes to NAME.out."""
+        with (self.folder / f"{name}.out").open("ab") as output:
+            self.processes[name] = subprocess.Popen(
+                [*SEGFED, *map(str, arguments)], stdout=output, stderr=output, start_new_session=True, env=environment()
+            )
+
+    def end(self, name: str) -> None:
+        """End a command as an operator does (SIGTERM), or by force after a while."""
+        process = self.processes.pop(name)
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=30)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def process_of(self, owner: str, part: str) -> psutil.Process:
+        """The process of a command's that has this text in its command line."""
+        family = psutil.Process(self.processes[owner].pid).children(recursive=True)
+        return next(p for p in family if any(part in word for word in p.cmdline()))
+
+    def wait(self, what: str, condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
+        """Wait until a condition holds; the logs are told if it does not."""
+        deadline = time.monotonic() + patience_s
+        while not condition():
+            assert time.monotonic() < deadline, f"{what} took longer than {patience_s:g} s\n{self.logs()}"
+            time.sleep(0.2)
+
+    def logs(self) -> str:
+        """The ends of all logs."""
+        kinds = ("*.out", "coordinator/logs/*.log", "*/work/*.log")
+        files = [file for kind in kinds for file in sorted(self.folder.glob(kind))]
+        return "\n".join(f"== {file}\n{file.read_text(errors='replace')[-1500:]}" for file in files)
+
+
+def environment() -> dict[str, str]:
+    """Modules of this checkout, wherever the command is started."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
