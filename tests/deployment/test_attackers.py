@@ -6,7 +6,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -129,9 +129,11 @@ def test_a_body_of_unknown_length_is_refused(rig: Rig) -> None:
 def test_what_is_no_request_is_answered_with_an_error(rig: Rig, sent: bytes) -> None:
     with visit(rig) as connection:
         connection.connect()
-        connection.sock.sendall(sent)
+        with suppress(OSError):  # the gate may have closed before all is sent
+            connection.sock.sendall(sent)
         answer = _read_all(connection.sock)
-        assert re.match(rb"HTTP/1.1 4\d\d ", answer), answer
+        assert re.match(rb"HTTP/1.1 4\d\d ", answer) or not answer
+    assert "no valid HTTP request" in gate_log(rig)
 
 
 def test_a_truncated_message_does_nothing(rig: Rig) -> None:
