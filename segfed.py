@@ -129,7 +129,9 @@ def _site_options(command: argparse.ArgumentParser) -> None:
     init.add_argument("--name", metavar="NAME", help="what the coordinator calls this site")
     init.add_argument("--data", metavar="DIR", help="labelled cases: dataset.json, or images/ and labels/")
     init.add_argument("--coordinator", metavar="HOST:PORT", help="where the coordinator's gate is")
+    _deed(deeds, "check", "see whether the site can join: data, machine, network, certificate, clock, key")
     _deed(deeds, "join", "take part until Ctrl-C; reconnects by itself")
+    _deed(deeds, "status", "whether the site takes part, and what it did last")
 
 
 def _server_options(command: argparse.ArgumentParser) -> None:
@@ -204,9 +206,14 @@ def _evaluate(arguments: dict[str, Any]) -> None:
 
 
 def _site(arguments: dict[str, Any]) -> None:
-    from client import init, join
+    from client import check, init, join, status
 
-    deeds: dict[str, Callable[..., None]] = {"init": init.init_and_print, "join": join.join_and_print}
+    deeds: dict[str, Callable[..., None]] = {
+        "init": init.init_and_print,
+        "check": check.check_and_print,
+        "join": join.join_and_print,
+        "status": status.status_and_print,
+    }
     deeds[arguments.pop("deed")](**arguments)
 
 

@@ -4,24 +4,22 @@ A SuperNode that was killed may not come back for a minute, because the coordina
 started again until it may. Only this machine's loopback interface is listened on, and every connection goes out.
 """
 
-import os
 import secrets
 import signal
 import threading
-import time
 from pathlib import Path
 
 from client.deployed import SITE
 from client.health import HealthServer
 from client.offline import SWITCHES
+from client.running import RUNNING_FILE, SUPERNODE, WORKER, Running, read_running, write_running
 from client.site_file import SiteFile, read_site_file
 from segformer3d.addresses import LOOPBACK, free_port
 from segformer3d.errors import ConfigurationError
-from segformer3d.files import write_json
 from segformer3d.supervision import Service, Supervisor, program
 from segformer3d.terminal import make_console
 
-RUNNING_FILE, SECRET_FILE = "running.json", "executor.secret"
+SECRET_FILE = "executor.secret"  # noqa: S105 - its name
 
 
 def join_and_print(folder: str) -> None:
@@ -38,8 +36,10 @@ def join_and_print(folder: str) -> None:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    port, health = free_port(), HealthServer(("supernode", "worker"))
-    write_json(work / RUNNING_FILE, {"process": os.getpid(), "health": health.port, "since": time.time()})
+    if read_running(work) is not None:
+        raise ConfigurationError(f"site {site.site.name} has joined already; see: segfed site status {folder}")
+    port, health = free_port(), HealthServer((SUPERNODE, WORKER))
+    write_running(work, Running(health.port))
     console.print(f"site {site.site.name} joins {site.coordinator}; Ctrl-C leaves. Logs in {work}", soft_wrap=True)
     services = site_services(site, port, _make_secret(work))
     supervisor = Supervisor(services, lambda text: console.print(text, style="yellow", soft_wrap=True))
@@ -62,8 +62,8 @@ def site_services(site: SiteFile, port: int, secret: Path) -> list[Service]:
     environment = {**SWITCHES, SITE: str(site.folder), "FLWR_HOME": str(work / "flower")}
     outbound = {"NO_PROXY": f"{LOOPBACK},localhost", **({"HTTPS_PROXY": site.proxy} if site.proxy else {})}
     return [
-        Service("supernode", supernode, environment | outbound, work / "supernode.log"),
-        Service("worker", worker, environment | {"NO_PROXY": LOOPBACK}, work / "worker.log"),
+        Service(SUPERNODE, supernode, environment | outbound, work / "supernode.log"),
+        Service(WORKER, worker, environment | {"NO_PROXY": LOOPBACK}, work / "worker.log"),
     ]
 
 

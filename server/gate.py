@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from email.utils import formatdate
 
 import h11
 
@@ -33,6 +34,7 @@ _CALLS = (
 )
 PATHS = frozenset(f"/v1/fleet/{call}".encode() for call in _CALLS)
 _OF_ONE_HOP = {b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
+SERVER = "segfed"  # a site knows by it that it has found a gate
 _CHUNK = 2**16
 
 Refused = Callable[[str, int, str], None]
@@ -225,7 +227,8 @@ class _Visit:
 
     async def _answer(self, status: int, text: str) -> None:
         body = f"{text}\n".encode()
-        headers = [("content-type", "text/plain"), ("content-length", str(len(body))), ("connection", "close")]
+        headers = [("server", SERVER), ("date", formatdate(usegmt=True)), ("connection", "close")]
+        headers += [("content-type", "text/plain"), ("content-length", str(len(body)))]
         with suppress(h11.LocalProtocolError, OSError, TimeoutError):
             for event in (h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
                 self._writer.write(self._http.send(event) or b"")

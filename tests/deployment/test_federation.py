@@ -2,18 +2,16 @@
 
 import json
 import re
-from pathlib import Path
 
-from safetensors.numpy import load_file
-
-from .conftest import FEDERATION, ROUNDS, Simulated
+from .federation import ROUNDS, Simulated, federation_file
+from .kill_matrix import same_weights
 from .rig import Rig
 
 
 def test_the_final_weights_are_those_of_the_simulation(rig: Rig, simulated: Simulated) -> None:
-    run = rig.begin_run(FEDERATION)
+    run = rig.begin_run(federation_file())
     assert rig.outcome(run) is None, rig.logs()
-    assert_same_weights(run, simulated.folder)
+    assert same_weights(run, simulated.folder)
     rounds = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
     assert [len(record["sites"]) for record in rounds] == [3] * ROUNDS
     shown = rig.do("server", "status", rig.coordinator)
@@ -25,9 +23,3 @@ def test_no_patient_is_named_at_the_coordinator(rig: Rig) -> None:
     for path in rig.coordinator.rglob("*"):
         if path.is_file():
             assert not re.search(rb"hippocampus_\d", path.read_bytes()), path
-
-
-def assert_same_weights(one: Path, other: Path) -> None:
-    ours, theirs = load_file(one / "last.safetensors"), load_file(other / "last.safetensors")
-    assert set(ours) == set(theirs)
-    assert all(ours[name].tobytes() == theirs[name].tobytes() for name in ours)

@@ -1,0 +1,66 @@
+"""The federation that these tests play: a few real cases at three sites and a tiny network."""
+
+import json
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from .rig import SEGFED, environment
+
+CASES, SITES, ROUNDS, SEED = 20, 3, 3, 5
+MODEL = """
+[model]
+embed_dims = [8, 16]
+num_heads = [1, 2]
+mlp_ratios = [2, 2]
+depths = [1, 1]
+sr_ratios = [2, 1]
+patch_kernel_size = [3, 3]
+patch_stride = [2, 2]
+patch_padding = [1, 1]
+decoder_head_embedding_dim = 16
+
+[grid]
+patch = [16, 16, 16]
+"""
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """A finished simulation: its run folder, its sites' data, and the threads of a site."""
+
+    folder: Path
+    sites: tuple[Path, ...]
+    threads: int
+
+
+def federation_file(**settings: int) -> str:
+    """What a coordinator submits."""
+    plain = {"rounds": ROUNDS, "seed": SEED, "minimum_sites": SITES, **settings}
+    lines = "".join(f"{name} = {value}\n" for name, value in plain.items())
+    return f'task = "hippocampus"\n{lines}{MODEL}'
+
+
+def simulate(cases: Path, folder: Path, local_epochs: int = 1) -> Simulated:
+    """The same federation on one machine, for the weights that must come out."""
+    data, out = _some_cases(cases, folder / "data"), folder / "run"
+    (folder / "settings.toml").write_text(MODEL)
+    numbers = {"sites": SITES, "rounds": ROUNDS, "seed": SEED, "local-epochs": local_epochs}
+    command = [*SEGFED, "simulate", "--data", str(data), "--config", str(folder / "settings.toml"), "--out", str(out)]
+    command += [part for name, value in numbers.items() for part in (f"--{name}", str(value))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment())
+    assert done.returncode == 0, done.stderr
+    threads = json.loads((out / "run.json").read_text())["threads"]
+    return Simulated(out, tuple(out / "sites" / f"site-{number}" for number in range(1, SITES + 1)), threads)
+
+
+def _some_cases(source: Path, target: Path) -> Path:
+    described = json.loads((source / "dataset.json").read_text())
+    described["training"] = described["training"][:CASES]
+    for entry in described["training"]:
+        for kind in ("image", "label"):
+            (target / entry[kind]).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / entry[kind], target / entry[kind])
+    (target / "dataset.json").write_text(json.dumps(described))
+    return target
