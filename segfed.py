@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
         ("evaluate", _evaluate_options, "measure a model on labelled cases", _EVALUATE),
         ("site", _site_options, "a hospital's end of a federation", _SITE),
         ("server", _server_options, "the coordinator's end of a federation", _SERVER),
+        ("audit", _audit_options, "check an audit trail", _AUDIT),
     ):
         options(commands.add_parser(name, help=short, description=long))
     return top
@@ -58,6 +59,7 @@ _PREDICT = "Write NAME.nii.gz for each image, in the image's own space, orientat
 _EVALUATE = "Dice, HD95 (mm) and surface Dice of a model on labelled cases, in their own space."
 _SITE = "Join a federation from a hospital: init, check, join, status. Only outbound connections are made."
 _SERVER = "Coordinate a federation of hospitals: init, add-site, start, run, status, stop."
+_AUDIT = "Check that no line of an audit trail (audit.jsonl) was changed, removed, added or moved."
 
 
 def _simulate_options(command: argparse.ArgumentParser) -> None:
@@ -158,6 +160,12 @@ def _server_options(command: argparse.ArgumentParser) -> None:
     stop.add_argument("run", metavar="RUN")
 
 
+def _audit_options(command: argparse.ArgumentParser) -> None:
+    deeds = command.add_subparsers(dest="deed", required=True, metavar="DEED")
+    verify = deeds.add_parser("verify", help="check the chain of a file", description=_AUDIT)
+    verify.add_argument("file", metavar="FILE")
+
+
 def _deed(deeds: Any, name: str, short: str, *, positional: bool = True) -> argparse.ArgumentParser:
     """A deed and the folder that it is done in: the last argument, or --folder where others come first."""
     command: argparse.ArgumentParser = deeds.add_parser(name, help=short, description=short)
@@ -232,6 +240,13 @@ def _server(arguments: dict[str, Any]) -> None:
     deeds[arguments.pop("deed")](**arguments)
 
 
+def _audit(arguments: dict[str, Any]) -> None:
+    from segformer3d.audit import verify
+
+    found = verify(Path(arguments["file"]))
+    print(f"{found.lines} lines hang together; the digest of the last is {found.digest}")
+
+
 COMMANDS = {
     "simulate": _simulate,
     "train": _train,
@@ -239,6 +254,7 @@ COMMANDS = {
     "evaluate": _evaluate,
     "site": _site,
     "server": _server,
+    "audit": _audit,
 }
 
 

@@ -6,6 +6,7 @@ it) and one `evaluate` at the end (the site measures the final model). Requests 
 in "about". Reading is strict: records, names and types are exactly these, and any difference is a `ReplyError`.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -230,6 +231,21 @@ class EvaluateReply:
         """
         about = _read_about(records, {METRICS, ABOUT})
         return cls(*about, _validation(_read_metrics(records, _prefixed("validation_", _VALIDATION))))
+
+
+def digest_of(records: RecordDict) -> str:
+    """SHA-256 of a message's content, independent of how protobuf orders it."""
+    found = hashlib.sha256()
+    for name in sorted(records):
+        record = records[name]
+        if isinstance(record, ArrayRecord):
+            for key in sorted(record):
+                array = record[key]
+                found.update(repr((name, key, array.dtype, tuple(array.shape), array.stype)).encode())
+                found.update(hashlib.sha256(array.data).digest())
+        else:
+            found.update(repr((name, sorted(record.items()))).encode())
+    return found.hexdigest()
 
 
 def _text(value: Task | TrainingSettings) -> str:

@@ -16,6 +16,7 @@ from flwr.common.constant import ErrorCode
 from client.contract import EVALUATE, PREPARE, TRAIN
 from client.limits import RefusalError
 from client.weights import printable
+from segformer3d.audit import AuditError
 from segformer3d.errors import CheckpointError, ConfigurationError, DataError, ReplyError
 
 SITE_FAILURE, SITE_REFUSAL = 100, 101  # our own error codes; Flower's are 0 to 8
@@ -30,6 +31,7 @@ _REASONS: tuple[tuple[tuple[type[Exception], ...], str, str], ...] = (
     ((DataError,), "no usable case", SEE_LOG),
     ((CheckpointError,), "its optimizer state is damaged", "remove the run's folder at the site, or " + SEE_LOG),
     ((ConfigurationError,), "its settings do not fit this run", SEE_LOG),
+    ((AuditError,), "its audit trail is damaged", SEE_LOG),
     ((MemoryError, torch.OutOfMemoryError), "not enough memory", "choose a smaller patch or batch size, or " + SEE_LOG),
 )
 SAME_VERSION = "install the same segfed at both ends"

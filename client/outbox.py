@@ -8,11 +8,12 @@ receipt: what answered earlier rounds is dropped.
 import hashlib
 from pathlib import Path
 
-from flwr.app import ArrayRecord, RecordDict
+from flwr.app import RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from client.contract import digest_of
 from segformer3d.files import storage_errors, write_parts
 
 _DIGEST_BYTES = 32
@@ -62,18 +63,3 @@ class Outbox:
 
     def _path(self, question: RecordDict) -> Path:
         return self._folder / f"reply-{digest_of(question)[:32]}.bin"
-
-
-def digest_of(records: RecordDict) -> str:
-    """SHA-256 of a message's content, independent of how protobuf orders it."""
-    found = hashlib.sha256()
-    for name in sorted(records):
-        record = records[name]
-        if isinstance(record, ArrayRecord):
-            for key in sorted(record):
-                array = record[key]
-                found.update(repr((name, key, array.dtype, tuple(array.shape), array.stype)).encode())
-                found.update(hashlib.sha256(array.data).digest())
-        else:
-            found.update(repr((name, sorted(record.items()))).encode())
-    return found.hexdigest()

@@ -34,8 +34,11 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, 
 
 from client.bundle import BundleError, check_bundle  # noqa: E402
 from client.deployed import app, own_site  # noqa: E402
+from client.failures import describe  # noqa: E402
 from client.site_log import write_log  # noqa: E402
+from client.trail import note_message  # noqa: E402
 from segformer3d.addresses import LOOPBACK, Address  # noqa: E402
+from segformer3d.errors import SegfedError  # noqa: E402
 
 POLL_S = 0.1
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
@@ -79,6 +82,19 @@ def _serve(runtime: Address, token: str) -> None:
 
 
 def _answer(client_app: ClientApp, message: Message, context: Context, bundle: bytes) -> Message:
+    """The installed app's answer, or what keeps it from answering. Nothing goes out that is not in the trail."""
+    site = own_site().site
+    try:
+        note_message(site.work, "received", message)
+        reply = _answer_for_bundle(client_app, message, context, bundle)
+        note_message(site.work, "sent", reply)
+    except SegfedError as error:  # a full disk, or a trail that was tampered with
+        write_log(site.work, str(error))
+        return Message(describe(site.name, message.metadata.message_type, error).encode(), reply_to=message)
+    return reply
+
+
+def _answer_for_bundle(client_app: ClientApp, message: Message, context: Context, bundle: bytes) -> Message:
     try:
         check_bundle(bundle)
     except BundleError as error:

@@ -19,8 +19,10 @@ from server.control import open_control
 from server.coordinator import Coordinator, open_coordinator
 from server.federation import FederationSettings
 from server.progress import Journal
+from server.records import Event
 from server.rounds import Federation
 from server.state import newest_state, read_state
+from server.trail import TRAIL, Trail
 
 COORDINATOR = "SEGFED_COORDINATOR"
 SETTINGS_FILE = "federation.json"
@@ -41,7 +43,13 @@ def main(grid: Grid, context: Context) -> None:
         if newest is None:
             raise ConfigurationError(f"{folder} holds no state; submit the run with: segfed server run")
         names = _Names(coordinator)
-        Federation(grid, settings, folder, read_state(newest), journal.note, names.of).run()
+        trail = Trail(coordinator.folder / TRAIL, folder.name, names.of)
+
+        def on_event(event: Event) -> None:
+            trail.event(event)
+            journal.note(event)
+
+        Federation(grid, settings, folder, read_state(newest), on_event, names.of, trail.message).run()
     except SegfedError as error:
         journal.close(str(error))
         raise

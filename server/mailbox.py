@@ -6,7 +6,7 @@ at.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from flwr.app import Error, Message, RecordDict
@@ -40,6 +40,10 @@ class Unusable:
     remedy: str
 
 
+# "sent" or "received", Flower's id of the site, the message's type, the round as text, and what was in the message.
+Audit = Callable[[str, int, str, str, RecordDict | Error | Unusable], None]
+
+
 @dataclass(frozen=True)
 class Answer:
     """What came back for one message.
@@ -61,6 +65,7 @@ class Answer:
 class _Open:
     node: int
     phase: str
+    group: str
     sent: float
 
 
@@ -70,10 +75,16 @@ def pause_after(waited: float) -> float:
 
 
 class Mailbox:
-    """The messages that are still to be answered."""
+    """The messages that are still to be answered.
 
-    def __init__(self, grid: Grid) -> None:
+    Args:
+        grid: Flower's way to the sites.
+        audit: told of every message that goes out or comes in.
+    """
+
+    def __init__(self, grid: Grid, audit: Audit | None = None) -> None:
         self._grid = grid
+        self._audit = audit
         self._open: dict[str, _Open] = {}
 
     def online(self) -> set[int]:
@@ -92,7 +103,10 @@ class Mailbox:
         ids = list(self._grid.push_messages(messages))
         if len(ids) != len(messages):  # some grids leave failures out instead of returning None in their place
             ids = [message.metadata.message_id if message.metadata.message_id in ids else "" for message in messages]
-        self._open.update({i: _Open(node, phase, sent) for i, node in zip(ids, nodes, strict=True) if i})
+        self._open.update({i: _Open(node, phase, group, sent) for i, node in zip(ids, nodes, strict=True) if i})
+        if self._audit:
+            for node in nodes:
+                self._audit("sent", node, phase, group, records)
         return [node for i, node in zip(ids, nodes, strict=True) if not i]
 
     def look(self, deadline: float) -> Iterator[Answer]:
@@ -122,6 +136,9 @@ class Mailbox:
             contents = [Unusable(f"its reply cannot be unpacked ({type(error).__name__})", "restart the site")]
         if contents:
             del self._open[message_id]
+        if self._audit:
+            for content in contents:
+                self._audit("received", item.node, item.phase, item.group, content)
         twice = [Unusable("it answered twice; its first answer counts", "restart the site") for _ in contents[1:]]
         seconds = time.monotonic() - item.sent
         return [Answer(item.node, item.phase, content, seconds) for content in [*contents[:1], *twice]]

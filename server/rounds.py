@@ -24,7 +24,7 @@ from segformer3d.training import ValidationReport
 from server.aggregation import Diagnostics, apply, init
 from server.exchange import Exchange, Question, Received, read_evaluate, read_train
 from server.federation import FederationSettings
-from server.mailbox import Mailbox
+from server.mailbox import Audit, Mailbox
 from server.records import (
     OnEvent,
     RoundFinished,
@@ -58,6 +58,7 @@ class Federation:
         state: where to begin: `server.state.begin(...)`, or one that was read to resume.
         on_event: told what happens, as it happens.
         registered: the name under which a node may take part, see `server.roster.Roster`.
+        audit: told of every message, see `server.mailbox.Mailbox`.
     """
 
     def __init__(
@@ -68,13 +69,14 @@ class Federation:
         state: ServerState,
         on_event: OnEvent,
         registered: Callable[[int], str | None] | None = None,
+        audit: Audit | None = None,
     ) -> None:
         self._settings = settings
         self._folder = folder
         self._state = state
         self._emit = on_event
         self._set_aside: list[SetAside] = []
-        mailbox = Mailbox(grid)
+        mailbox = Mailbox(grid, audit)
         request = PrepareRequest(state.run, settings.task)
         self._roster = Roster(
             mailbox, request, settings.minimum_sites, settings.prepare_deadline_s, self._put_aside, registered

@@ -2,6 +2,8 @@
 
 import json
 import re
+from pathlib import Path
+from typing import Any
 
 from .federation import ROUNDS, Simulated, federation_file
 from .kill_matrix import same_weights
@@ -18,8 +20,36 @@ def test_the_final_weights_are_those_of_the_simulation(rig: Rig, simulated: Simu
     assert re.search(rf"run {run.name}: complete", shown)
 
 
+def test_both_ends_have_written_down_the_same(rig: Rig) -> None:
+    """What the coordinator sent is what the sites received, and the other way round, by SHA-256."""
+    ours = trail(rig, rig.coordinator / "audit.jsonl")
+    for name in rig.site_data:
+        theirs = trail(rig, rig.folder / name / "work" / "audit.jsonl")
+        for here, there in (("sent", "received"), ("received", "sent")):
+            mine = [line["sha256"] for line in ours if line["what"] == here and line["peer"] == name]
+            assert mine == [line["sha256"] for line in theirs if line["what"] == there]
+            assert len(mine) == 1 + ROUNDS + 1
+    used = [line["peer"] for line in ours if line["what"] == "used" and line["kind"] == "train"]
+    assert sorted(used) == sorted(list(rig.site_data) * ROUNDS)
+
+
+def trail(rig: Rig, path: Path) -> list[dict[str, Any]]:
+    assert "lines hang together" in rig.do("audit", "verify", path)
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def test_no_patient_is_named_at_the_coordinator(rig: Rig) -> None:
     """Cases are called hippocampus_NNN; nothing that the coordinator keeps says so."""
     for path in rig.coordinator.rglob("*"):
         if path.is_file():
             assert not re.search(rb"hippocampus_\d", path.read_bytes()), path
+
+
+def test_a_site_in_order_passes_its_check(rig: Rig) -> None:
+    shown = rig.do("site", "check", rig.folder / "site-1")
+    assert "FAIL" not in shown
+    for line in ("key", "data", "device", "disk", "certificate of the coordinator", "TLS", "clock", "standing"):
+        assert line in shown
+    status = rig.do("site", "status", rig.folder / "site-1")
+    assert re.search(r"supernode \(connects\): runs", status)
+    assert re.search(r"worker \(computes\): runs", status)
