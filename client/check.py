@@ -79,10 +79,12 @@ def check_site(site: SiteFile) -> Iterator[Finding]:
     reached = _guarded("way to the coordinator", lambda: _check_way(site))
     yield reached
     if not reached.passed:
+        yield Finding("TLS, clock, standing", False, "not checked: the coordinator was not reached", "see above")
         return
     answered, date = _check_tls(site)
     yield answered
     if not answered.passed:
+        yield Finding("clock, standing", False, "not checked: no trusted answer", "see above")
         return
     yield _check_clock(date)
     yield _check_standing(site)
@@ -223,7 +225,9 @@ def _check_standing(site: SiteFile) -> Finding:
 
 
 def _print(console: Console, site: SiteFile, findings: list[Finding]) -> None:
-    table = Table("check", "", "found", "what to do", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for header in ("check", "", "found", "what to do"):
+        table.add_column(header, overflow="fold")
     for finding in findings:
         mark = "pass" if finding.passed else "FAIL"
         table.add_row(finding.what, mark, finding.found, finding.remedy, style="" if finding.passed else "yellow")

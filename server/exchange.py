@@ -1,13 +1,13 @@
 """One question to the sites and their checked answers: what a round and the final evaluation have in common."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from flwr.app import Error, RecordDict
 
-from client.contract import PREPARE, EvaluateReply, PrepareReply, TrainReply
+from client.contract import PREPARE, TRAIN, EvaluateReply, PrepareReply, TrainReply
 from client.failures import read_error
 from client.weights import Weights
 from segformer3d.errors import ReplyError
@@ -30,7 +30,8 @@ class Question(Generic[Reply]):
         phase: the message's type.
         round: the round, or for an evaluation the rounds behind the model.
         records: the request.
-        deadline_s: how long to wait.
+        deadline_s: how long to wait at most.
+        patience: how long to wait for a site of this name.
         again_s: how long to wait for a site that failed and is asked again, when all others are done; 0: not at all.
         read: makes a checked reply of what came and of what its site said about its data, or raises ReplyError.
     """
@@ -39,6 +40,7 @@ class Question(Generic[Reply]):
     round: int
     records: RecordDict
     deadline_s: float
+    patience: Callable[[str], float]
     again_s: float
     read: Callable[[RecordDict, PrepareReply], Reply]
 
@@ -109,6 +111,7 @@ class Exchange:
         deadline, last_good = time.monotonic() + question.deadline_s, time.monotonic()
         repeats = Repeats(question.again_s)
         self._send(question, asked, list(asked), repeats)
+        patience: Callable[[int], float] = lambda node: question.patience(asked[node].site)  # noqa: E731
         bytes_down, began = message_bytes(question.records), time.monotonic()
         while self._goes_on(question, repeats, last_good) and time.monotonic() < deadline:
             for answer in self._mailbox.look(deadline):
@@ -121,14 +124,22 @@ class Exchange:
                 else:
                     self._failed(question, answer.node, outcome, repeats)
             self._ask_again(question, asked, repeats)
+            self._give_up(question, asked, self._mailbox.close_overdue(question.phase, patience))
             if self._goes_on(question, repeats, last_good):
                 time.sleep(min(pause_after(time.monotonic() - began), max(0.0, deadline - time.monotonic())))
         for failure in repeats.given_up():
             self._put_aside(failure)
-        for node in sorted(self._mailbox.close(question.phase)):
-            reason = f"it did not answer within {question.deadline_s:g} s"
-            self._put_aside(SetAside(asked[node].site, question.phase, reason, LATE))
+        self._give_up(question, asked, self._mailbox.close(question.phase))
+        if question.phase == TRAIN:
+            for member in members:
+                self._roster.note_round(member, good=member.site in received)
         return [received[site] for site in sorted(received)]
+
+    def _give_up(self, question: Question[Reply], asked: Mapping[int, Member], nodes: Collection[int]) -> None:
+        for node in sorted(nodes):
+            site = asked[node].site
+            reason = f"it did not answer within {question.patience(site):.0f} s"
+            self._put_aside(SetAside(site, question.phase, reason, LATE))
 
     def _ask_again(self, question: Question[Reply], asked: Mapping[int, Member], repeats: "Repeats") -> None:
         due = repeats.due()

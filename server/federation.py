@@ -16,10 +16,10 @@ _WHOLE = (
     ("minimum_sites", 1, 10_000),
 )
 _SECONDS = ("round_deadline_s", "prepare_deadline_s")
-_AGAIN = "again_s"
+_AGAIN, _PACE = "again_s", "pace"
 _LONGEST_S = 30 * 24 * 3600.0
 # What may change when a run is resumed: it decides who takes part and how long one waits, not what is computed.
-_NOT_OF_THE_RUN = ("minimum_sites", _AGAIN, *_SECONDS)
+_NOT_OF_THE_RUN = ("minimum_sites", _AGAIN, _PACE, *_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class FederationSettings:
         prepare_deadline_s: seconds that the run waits for the first sites and their data, likewise.
         again_s: seconds that a round waits for a site that failed and is asked again, when all others are done: from 0
             (it is not asked again) to 30 days. A site whose program was killed needs two minutes.
+        pace: how many times as long as in its last rounds a site may take for a round (two minutes at least), from 1 to
+            1000, or 0: only `round_deadline_s` holds.
         training: how a site trains.
 
     Raises:
@@ -50,6 +52,7 @@ class FederationSettings:
     round_deadline_s: float = 3600.0
     prepare_deadline_s: float = 3600.0
     again_s: float = 300.0
+    pace: float = 4.0
     training: TrainingSettings = field(default_factory=TrainingSettings)
 
     def __post_init__(self) -> None:
@@ -66,6 +69,9 @@ class FederationSettings:
 
         if type(self.again_s) not in (int, float) or not 0 <= self.again_s <= _LONGEST_S:
             raise ConfigurationError(f"{_AGAIN} must be in [0, {_LONGEST_S:.0f}] seconds, got {self.again_s!r}")
+
+        if type(self.pace) not in (int, float) or not (self.pace == 0 or 1 <= self.pace <= 1000):
+            raise ConfigurationError(f"{_PACE} must be 0 or in [1, 1000], got {self.pace!r}")
 
     def to_json(self) -> dict[str, Any]:
         """The settings as plain JSON values; `from_json` is its inverse."""

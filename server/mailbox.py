@@ -116,6 +116,12 @@ class Mailbox:
             if time.monotonic() >= deadline:
                 return
 
+    def close_overdue(self, phase: str, allowed: Callable[[int], float]) -> set[int]:
+        """Wait no longer for sites whose answer of this type takes more seconds than they are allowed; returns them."""
+        now = time.monotonic()
+        late = {i for i, o in self._open.items() if o.phase == phase and now - o.sent > allowed(o.node)}
+        return {self._open.pop(i).node for i in late}
+
     def close(self, phase: str) -> set[int]:
         """Wait no longer for answers of this type; returns who owes one."""
         late = self.waiting(phase)

@@ -6,6 +6,7 @@ by a newcomer that is still preparing.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from segformer3d.errors import FederationError, ReplyError
 from server.mailbox import Answer, Mailbox, Unusable, pause_after
 from server.replies import SetAside, check_prepare, set_aside
 
+MOST_IN_A_ROW = 3
 PHASE = "prepare"  # for people; Flower's message type is "query"
 
 
@@ -62,6 +64,7 @@ class Roster:
         self._registered = registered
         self._members: dict[int, Member] = {}
         self._failed: dict[int, SetAside] = {}
+        self._in_a_row: Counter[int] = Counter()
 
     def gather(self, *, settle: bool) -> tuple[Member, ...]:
         """The connected sites that are ready, by name, once there are enough of them.
@@ -99,6 +102,18 @@ class Roster:
             self._report(outcome)
         else:
             self._members[answer.node] = outcome
+
+    def note_round(self, member: Member, *, good: bool) -> None:
+        """A site has or has not done its part of a round.
+
+        After three in a row that it has not, no round waits for it until it says again that its data is ready.
+        """
+        self._in_a_row[member.node] = 0 if good else self._in_a_row[member.node] + 1
+        if self._in_a_row[member.node] >= MOST_IN_A_ROW:
+            del self._in_a_row[member.node]
+            self._members.pop(member.node, None)
+            reason = f"it failed {MOST_IN_A_ROW} rounds in a row, and is left out until it answers again"
+            self._report(SetAside(member.site, PHASE, reason, "check the site, and restart it if it hangs"))
 
     def _invite(self, online: set[int]) -> None:
         known = set(self._members) | set(self._failed) | self._mailbox.waiting(PREPARE)

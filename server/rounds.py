@@ -25,6 +25,7 @@ from server.aggregation import Diagnostics, apply, init
 from server.exchange import Exchange, Question, Received, read_evaluate, read_train
 from server.federation import FederationSettings
 from server.mailbox import Audit, Mailbox
+from server.pace import Pace
 from server.records import (
     OnEvent,
     RoundFinished,
@@ -81,6 +82,7 @@ class Federation:
         self._roster = Roster(
             mailbox, request, settings.minimum_sites, settings.prepare_deadline_s, self._put_aside, registered
         )
+        self._pace = Pace(settings.pace, state.history)
         self._exchange = Exchange(mailbox, self._roster, self._put_aside, on_event)
 
     def run(self) -> RunRecord:
@@ -117,6 +119,8 @@ class Federation:
         number = self._state.round + 1
         self._emit(RoundStarted(number, self._settings.rounds, tuple(member.site for member in members)))
         received = self._exchange.ask(self._train_question(number), members)
+        for item in received:
+            self._pace.note(item.reply.site, item.seconds)
         kept = self._keep(number, received)
         measured = self._measured({item.reply.site: item.reply.validation for item in kept})
         with ThreadPoolExecutor(1) as beside:  # the sites wait for both
@@ -186,13 +190,20 @@ class Federation:
         )
         longest = cache(partial(longest_update, state.weights))  # not worked out before the sites are at work
         read = partial(read_train, round_number=number, weights=state.weights, longest=longest)
-        return Question(TRAIN, number, request.encode(), settings.round_deadline_s, settings.again_s, read)
+        return Question(
+            TRAIN, number, request.encode(), settings.round_deadline_s, self._patience, settings.again_s, read
+        )
+
+    def _patience(self, site: str) -> float:
+        return self._pace.patience(site, self._settings.round_deadline_s)
 
     def _evaluate_question(self) -> Question[EvaluateReply]:
         settings, state = self._settings, self._state
         request = EvaluateRequest(state.run, state.round, settings.task, state.weights)
         read = partial(read_evaluate, round_number=state.round)
-        return Question(EVALUATE, state.round, request.encode(), settings.round_deadline_s, settings.again_s, read)
+        return Question(
+            EVALUATE, state.round, request.encode(), settings.round_deadline_s, self._patience, settings.again_s, read
+        )
 
     def _measured(self, reports: Mapping[str, ValidationReport]) -> Score:
         """What sites measured belongs to the model they were sent: that of the state, before this round's averaging."""

@@ -22,7 +22,16 @@ from server.state import begin, newest_state, write_state
 
 SUBMITTED_FILE = "submitted.json"
 MOST_SUBMISSIONS = 100
-_PLAIN = ("rounds", "local_epochs", "seed", "minimum_sites", "round_deadline_s", "prepare_deadline_s", "again_s")
+_PLAIN = (
+    "rounds",
+    "local_epochs",
+    "seed",
+    "minimum_sites",
+    "round_deadline_s",
+    "prepare_deadline_s",
+    "again_s",
+    "pace",
+)
 _TABLES = ("training", "model", "grid")
 
 

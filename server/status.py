@@ -51,8 +51,8 @@ def _sites(coordinator: Coordinator, nodes: tuple[Node, ...]) -> Table:
     known = {node.name: node for node in nodes}
     for name in site_keys(coordinator):
         node = known.get(name)
-        online = "yes" if node and node.online else "no"
-        table.add_row(name, online if node else "not registered yet", _local(node.last_seen) if node else "-")
+        online = "yes" if node and node.online else "no" if node else "unknown"
+        table.add_row(name, online, _local(node.last_seen) if node else "-")
     return table
 
 

@@ -77,6 +77,7 @@ class Run:
             round_deadline_s=asked.round_deadline,
             prepare_deadline_s=asked.round_deadline,
             again_s=0,  # on one machine the same message fails again
+            pace=0,
             training=asked.training,
         )
 

@@ -5,7 +5,10 @@ exact when its final weights are those of the undisturbed simulation to the last
 """
 
 import argparse
+import itertools
 import json
+import math
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -45,13 +48,14 @@ def play_cell(rig: Rig, simulated: Simulated, kind: str, phase: str) -> Cell:
     began = time.monotonic()
     run = rig.begin_run(federation_file(local_epochs=EPOCHS))
     moment = _Moment(rig, run)
-    rig.wait(phase, {
+    phases = {
         "before the round": (run / "progress.json").exists,
         "training": moment.training,
         "the reply travels": moment.travelling,
         "aggregating": moment.aggregating,
         "between rounds": moment.between,
-    }[phase])  # fmt: skip
+    }
+    rig.wait(phase, phases[phase], pause_s=0.002)
     owner, part = KINDS[kind]
     rig.process_of(owner, part).kill()
     reason = rig.outcome(run, patience_s=600)
@@ -85,9 +89,9 @@ class _Moment:
         return "Sending" in self._told().split("ROUND 2]", 1)[-1] and self._told().count("ROUND 2]") > 1
 
     def aggregating(self) -> bool:
-        """Everybody has answered in round 2, or the last answer comes any moment."""
+        """Everybody has answered in round 2: its average is on the way to the disk, or has just got there."""
         progress = self._progress()
-        return progress["round"] == 2 and set(progress["sites"].values()) == {"answered"}
+        return self.between() or (progress["round"] == 2 and set(progress["sites"].values()) == {"answered"})
 
     def between(self) -> bool:
         """Round 2 is done."""
@@ -113,10 +117,15 @@ def main(kinds: Sequence[str], phases: Sequence[str], cases: Path, say: Callable
             rig.join(*rig.site_data)
             say("| killed | " + " | ".join(phases) + " |\n| --- |" + " --- |" * len(phases))
             cells = {}
-            for kind in kinds:
-                for phase in phases:
+            for kind, phase in itertools.product(kinds, phases):
+                try:
                     cells[kind, phase] = play_cell(rig, simulated, kind, phase)
-                    rig.wait("the sites", lambda: all(rig.is_connected(site) for site in rig.site_data))
+                except AssertionError as error:
+                    cells[kind, phase] = Cell(False, False, math.nan)
+                    print(error, file=sys.stderr)
+                print(kind, phase, _spoken(cells[kind, phase]), file=sys.stderr, flush=True)
+                rig.wait("the sites", lambda: all(rig.is_connected(site) for site in rig.site_data))
+            for kind in kinds:
                 say(f"| {kind} | " + " | ".join(_spoken(cells[kind, phase]) for phase in phases) + " |")
             survived, exact = (sum(getattr(cell, name) for cell in cells.values()) for name in ("survived", "exact"))
             say(f"\n{survived} of {len(cells)} survived, {exact} exact")

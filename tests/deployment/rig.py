@@ -118,12 +118,14 @@ class Rig:
         family = psutil.Process(self.processes[owner].pid).children(recursive=True)
         return next(p for p in family if any(part in word for word in p.cmdline()))
 
-    def wait(self, what: str, condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
+    def wait(
+        self, what: str, condition: Callable[[], bool], patience_s: float = PATIENCE_S, pause_s: float = 0.2
+    ) -> None:
         """Wait until a condition holds; the logs are told if it does not."""
         deadline = time.monotonic() + patience_s
         while not condition():
             assert time.monotonic() < deadline, f"{what} took longer than {patience_s:g} s\n{self.logs()}"
-            time.sleep(0.2)
+            time.sleep(pause_s)
 
     def logs(self) -> str:
         """The ends of all logs."""

@@ -14,7 +14,7 @@ from server.federation import FederationSettings
 
 from ..client.tiny_site import TINY
 
-SETTINGS = FederationSettings(TINY, 5, 2, 9, 3, 60.0, 120, 30.0, TrainingSettings(learning_rate=0.01))
+SETTINGS = FederationSettings(TINY, 5, 2, 9, 3, 60.0, 120, 30.0, 2.0, TrainingSettings(learning_rate=0.01))
 
 
 def test_settings_survive_json() -> None:
@@ -41,6 +41,10 @@ def test_a_task_is_enough() -> None:
         {"round_deadline_s": math.inf},
         {"prepare_deadline_s": -1.0},
         {"prepare_deadline_s": "60"},
+        {"again_s": -1},
+        {"again_s": math.nan},
+        {"pace": 0.5},
+        {"pace": "fast"},
         {"task": "tiny"},
         {"training": None},
     ],
