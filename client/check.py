@@ -19,15 +19,16 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from client.failures import SAME_VERSION
 from client.fleet import Standing, standing_of
 from client.running import read_running
 from client.site_file import PUBLIC_KEY_FILE, SiteFile, read_site_file
 from segformer3d.dataset import prepare
-from segformer3d.errors import ConfigurationError, SegfedError
+from segformer3d.errors import ConfigurationError, DataError, SegfedError
 from segformer3d.keys import fingerprint, read_certificate, read_public_key
-from segformer3d.tasks import task_of_folder
+from segformer3d.tasks import Task, get_task, task_of_folder
 from segformer3d.terminal import make_console, plain_bytes
 
 TIMEOUT_S = 15.0
@@ -116,13 +117,25 @@ def _check_key(site: SiteFile) -> str:
 
 
 def _check_data(site: SiteFile) -> str:
-    task = task_of_folder(site.site.data)
+    task = _task_of(site)
     data = prepare(site.site.data, task, site.site.work / "cache", workers=site.site.workers)
     aside = f"; set aside: {', '.join(f'{item.case} ({item.reason})' for item in data.set_aside)}"
     found = f"task {task.name}, {data.describe()}{aside if data.set_aside else ''}"
     if len(data.train) < site.site.limits.smallest_cohort:
         raise _Complaint(found, "add cases, or insist on a smaller cohort in site.toml")
     return found
+
+
+def _task_of(site: SiteFile) -> Task:
+    """What the data are for: as the folder says, or the one task that the site takes part in."""
+    named = site.site.limits.tasks
+    if len(named) == 1:
+        return get_task(named[0])
+    try:
+        return task_of_folder(site.site.data)
+    except DataError as error:
+        remedy = 'mend the folder, or name its task in [limits] of site.toml, as in tasks = ["hippocampus"]'
+        raise _Complaint(str(error).partition(";")[0], remedy) from error
 
 
 def _check_disk(site: SiteFile) -> str:
@@ -230,6 +243,7 @@ def _print(console: Console, site: SiteFile, findings: list[Finding]) -> None:
         table.add_column(header, overflow="fold")
     for finding in findings:
         mark = "pass" if finding.passed else "FAIL"
-        table.add_row(finding.what, mark, finding.found, finding.remedy, style="" if finding.passed else "yellow")
+        cells = (finding.what, mark, finding.found, finding.remedy)
+        table.add_row(*map(Text, cells), style="" if finding.passed else "yellow")
     console.print(f"site {site.site.name}")
     console.print(table)

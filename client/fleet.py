@@ -40,7 +40,8 @@ def standing_of(site: SiteFile) -> Standing:
         NodeAuthHttpInterceptor(key, public),
     ]
     request = ActivateNodeRequest(public_key=public_key_to_bytes(public), heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
-    with FleetHttpClient.from_server_address(str(site.coordinator), False, str(site.certificate), signing) as client:
+    trusted = site.certificate.read_bytes()
+    with FleetHttpClient.from_server_address(str(site.coordinator), False, trusted, signing) as client:
         try:
             node = client.ActivateNode(request).node_id
             client.DeactivateNode(DeactivateNodeRequest(node_id=node))

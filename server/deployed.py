@@ -64,7 +64,7 @@ def read_settings(folder: Path) -> FederationSettings:
     """
     try:
         return FederationSettings.from_json(json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ConfigurationError(f"{folder} holds no settings of a run that can be read ({error})") from error
 
 

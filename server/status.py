@@ -60,7 +60,7 @@ def _run(folder: Path) -> Group:
     progress, (over, reason) = read_progress(folder), read_outcome(folder)
     table = Table("site", "now", box=None, pad_edge=False)
     for site, deed in (progress.sites if progress else {}).items():
-        table.add_row(site, deed)
+        table.add_row(Text(site), Text(deed))
     return Group(Text(f"\nrun {folder.name}: {_state(progress, over, reason)}"), *([table] if table.row_count else []))
 
 

@@ -1,0 +1,114 @@
+"""Federation files, run folders and their progress, as the coordinator's commands see them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from client.contract import PrepareReply
+from segformer3d.errors import ConfigurationError
+from segformer3d.training import ValidationReport
+from server.deployed import SETTINGS_FILE, read_settings
+from server.progress import Journal, read_outcome, read_progress
+from server.records import RoundStarted, RunFinished, RunRecord, Score, SiteReplied, SiteSetAside, SitesReady
+from server.replies import SetAside
+from server.runs import new_run, read_federation_file
+from server.state import newest_state, read_state
+
+from .test_coordinator import Coordinator, coordinator  # noqa: F401 - a fixture
+
+WHOLE = """
+task = "hippocampus"
+rounds = 7
+minimum_sites = 3
+again_s = 60
+pace = 3
+
+[training]
+learning_rate = 0.002
+
+[model]
+embed_dims = [8, 16]
+num_heads = [1, 2]
+mlp_ratios = [2, 2]
+depths = [1, 1]
+sr_ratios = [2, 1]
+patch_kernel_size = [3, 3]
+patch_stride = [2, 2]
+patch_padding = [1, 1]
+decoder_head_embedding_dim = 16
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    (folder / "federation.toml").write_text(text)
+    return folder / "federation.toml"
+
+
+def test_a_federation_file_says_what_a_run_is(tmp_path: Path) -> None:
+    settings = read_federation_file(write(tmp_path, WHOLE))
+    assert (settings.task.name, settings.rounds, settings.minimum_sites) == ("hippocampus", 7, 3)
+    assert (settings.again_s, settings.pace, settings.training.learning_rate) == (60, 3, 0.002)
+    assert settings.task.model.embed_dims == (8, 16)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("task = ", "is not valid TOML"),
+        ("rounds = 3", "it needs a task"),
+        ('task = "kidneys"', "kidneys"),
+        ('task = "hippocampus"\nround = 3', "unknown setting 'round'"),
+        ('task = "hippocampus"\nrounds = 0', "rounds must be"),
+        ('task = "hippocampus"\ntraining = 3', "training must be a table"),
+        ('task = "hippocampus"\n[training]\nspeed = 3', "speed"),
+        ('task = "hippocampus"\n[model]\ndepth = 3', "depth"),
+    ],
+)
+def test_each_mistake_is_one_line_with_the_files_name(text: str, told: str, tmp_path: Path) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigurationError, match=told) as caught:
+        read_federation_file(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_new_run_has_its_settings_and_its_first_state(coordinator: Coordinator, tmp_path: Path) -> None:  # noqa: F811
+    settings = read_federation_file(write(tmp_path, WHOLE))
+    run = new_run(coordinator, settings)
+    folder = coordinator.run_folder(run)
+    assert read_settings(folder) == settings
+    newest = newest_state(folder)
+    assert newest is not None
+    assert (read_state(newest).run, read_state(newest).round) == (run, 0)
+
+
+def test_damaged_settings_are_told(tmp_path: Path) -> None:
+    for text in (None, "", "[]", '{"rounds": 3}'):
+        if text is not None:
+            (tmp_path / SETTINGS_FILE).write_text(text)
+        with pytest.raises(ConfigurationError):
+            read_settings(tmp_path)
+
+
+def test_progress_is_what_happened_last(tmp_path: Path) -> None:
+    assert read_progress(tmp_path) is None
+    assert read_outcome(tmp_path) == (False, None)
+    journal = Journal(tmp_path, rounds=3)
+    journal.note(SitesReady((PrepareReply("a", "r", 4, 2, 0, (0.1,), 1.0),)))
+    journal.note(RoundStarted(1, 3, ("a", "b")))
+    journal.note(SiteReplied("train", 1, "a", 2.0))
+    journal.note(SiteSetAside(1, SetAside("b", "train", "its disk is full", "free space")))
+    found = read_progress(tmp_path)
+    assert found is not None
+    assert (found.phase, found.round, found.rounds) == ("training", 1, 3)
+    assert found.sites == {"a": "answered", "b": "set aside: its disk is full"}
+    score = Score(3, (0.5,), 0.5, 1.0, 2)
+    journal.note(RunFinished(RunRecord("r", 3, score, None, {"a": ValidationReport((0.5,), 1.0, 2, 0.1)}, ())))
+    journal.close(None)
+    assert read_outcome(tmp_path) == (True, None)
+    Journal(tmp_path, rounds=3)  # it goes on
+    assert read_outcome(tmp_path) == (False, None)
+    journal.close("too few sites")
+    assert read_outcome(tmp_path) == (True, "too few sites")
+    assert json.loads((tmp_path / "outcome.json").read_text()) == {"reason": "too few sites"}
