@@ -60,10 +60,10 @@ def site_services(site: SiteFile, port: int, secret: Path) -> list[Service]:
     supernode += ["--superexec-auth-secret-file", str(secret)]
     worker = [program("python"), "-m", "client.worker", str(port), str(secret)]
     environment = {**SWITCHES, SITE: str(site.folder), "FLWR_HOME": str(work / "flower")}
-    outbound = {"NO_PROXY": f"{LOOPBACK},localhost", **({"HTTPS_PROXY": site.proxy} if site.proxy else {})}
+    outbound = {"HTTPS_PROXY": site.proxy} if site.proxy else {}
     return [
         Service(SUPERNODE, supernode, environment | outbound, work / "supernode.log"),
-        Service(WORKER, worker, environment | {"NO_PROXY": LOOPBACK}, work / "worker.log"),
+        Service(WORKER, worker, environment, work / "worker.log"),
     ]
 
 

@@ -13,7 +13,17 @@ SWITCHES = {
 }
 
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
 def switch_off_network() -> None:
-    """Set the switches for this process and those it starts; a value that the user set stays."""
+    """Set the switches for this process and those it starts; a value that the user set stays.
+
+    What stays on this machine goes through no proxy, whatever the environment says of proxies.
+    """
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)
+    for name in ("NO_PROXY", "no_proxy"):
+        known = [host for host in os.environ.get(name, "").split(",") if host]
+        if "*" not in known:
+            os.environ[name] = ",".join([*known, *(host for host in LOOPBACK if host not in known)])

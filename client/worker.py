@@ -12,33 +12,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from client.offline import switch_off_network
-
-switch_off_network()  # Flower reads its switches when it is imported
-
-import httpx  # noqa: E402
-from flwr.app import Context, Error, Message  # noqa: E402
-from flwr.clientapp import ClientApp  # noqa: E402
-from flwr.common.constant import ErrorCode, SubStatus  # noqa: E402
-from flwr.proto.runtime_pb2 import AcquireTaskRequest  # noqa: E402
-from flwr.supercore.constant import TaskType  # noqa: E402
-from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http  # noqa: E402
-from flwr.supercore.interceptors import (  # noqa: E402
+import httpx
+from flwr.app import Context, Error, Message
+from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode, SubStatus
+from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from flwr.supercore.constant import TaskType
+from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
+from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
     SuperExecAuthHttpInterceptor,
 )
-from flwr.supercore.protobuf.client import ProtobufClientInterceptor  # noqa: E402
-from flwr.supercore.runtime import RuntimeHttpClient  # noqa: E402
-from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output  # noqa: E402
+from flwr.supercore.protobuf.client import ProtobufClientInterceptor
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
-from client.bundle import BundleError, check_bundle  # noqa: E402
-from client.deployed import app, own_site  # noqa: E402
-from client.failures import describe  # noqa: E402
-from client.site_log import write_log  # noqa: E402
-from client.trail import note_message  # noqa: E402
-from segformer3d.addresses import LOOPBACK, Address  # noqa: E402
-from segformer3d.errors import SegfedError  # noqa: E402
+from client.bundle import BundleError, check_bundle
+from client.deployed import app, own_site
+from client.failures import describe
+from client.site_log import write_log
+from client.trail import note_message
+from segformer3d.addresses import LOOPBACK, Address
+from segformer3d.errors import SegfedError
 
 POLL_S = 0.1
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"

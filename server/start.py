@@ -76,7 +76,6 @@ def _environment(coordinator: Coordinator, name: str) -> dict[str, str]:
         "FLWR_HOME": str(coordinator.state / f"flower-{name}"),
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": EXECUTOR_POLL_S,
         "PATH": f"{Path(program('python')).parent}:{os.environ.get('PATH', '')}",
-        "NO_PROXY": f"{LOOPBACK},localhost",
     }
 
 

@@ -25,3 +25,10 @@ def test_importing_a_package_sets_the_switches_before_flower_is_there(package: s
 
 def test_what_the_user_set_stays() -> None:
     assert environment_after("import client", FLWR_TELEMETRY_ENABLED="1").startswith("['1',")
+
+
+def test_loopback_goes_through_no_proxy() -> None:
+    code = "import os, client, httpx; print(os.environ['NO_PROXY'])"
+    environment = {**os.environ, "NO_PROXY": "intranet.example", "HTTPS_PROXY": "http://127.0.0.1:9"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "intranet.example,127.0.0.1,localhost,::1"
