@@ -9,8 +9,10 @@ from message to message.
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 from flwr.app import Context, Error, Message
@@ -19,6 +21,7 @@ from flwr.common.constant import ErrorCode, SubStatus
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -36,23 +39,24 @@ from client.trail import note_message
 from segformer3d.addresses import LOOPBACK, Address
 from segformer3d.errors import SegfedError
 
-POLL_S = 0.1
+POLL_S, PATIENCE_S = 0.1, 2.0
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 
 
 def run_worker(runtime: Address, secret: bytes) -> None:
     """Take messages from the SuperNode on this machine and answer them, for ever."""
-    work = own_site().site.work
+    work, token = own_site().site.work, None
     with _client(runtime, SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods={_ACQUIRE})) as executor:
         while True:
-            token = _next_token(executor)
+            token = token or _next_token(executor)
             if token is None:
                 time.sleep(POLL_S)
                 continue
             try:
-                _serve(runtime, token)
-            except (httpx.HTTPError, RuntimeError) as error:  # the SuperNode is gone; the coordinator will ask again
+                token = _serve(executor, runtime, token)
+            except (httpx.HTTPError, RuntimeError, ObjectPullError) as error:  # the coordinator will ask again
                 write_log(work, f"a message was lost on the way to or from this site's SuperNode ({error})")
+                token = None
 
 
 def _next_token(executor: RuntimeHttpClient) -> str | None:
@@ -64,17 +68,45 @@ def _next_token(executor: RuntimeHttpClient) -> str | None:
     return answer.token or None
 
 
-def _serve(runtime: Address, token: str) -> None:
-    with _client(runtime, RuntimeTokenHttpInterceptor(token)) as client:
-        heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
-        heartbeat.start()
-        try:
-            message, context, _, bundle = pull_task_input(client)
-            push_message(client, _answer(app, message, context, bundle.content), context)
-            push_task_output(client, context, SubStatus.COMPLETED, "")
-        finally:
-            if heartbeat.is_running:
-                heartbeat.stop()
+def _serve(executor: RuntimeHttpClient, runtime: Address, token: str) -> str | None:
+    """Answer one message; the token of the next if this one was given up for it."""
+    with _client(runtime, RuntimeTokenHttpInterceptor(token)) as client, _alive(client):
+        with ThreadPoolExecutor(1) as puller:
+            pulled = puller.submit(pull_task_input, client)
+            newer = _newer_token(executor, pulled)
+            if newer is not None:
+                push_task_output(client, None, SubStatus.FAILED, "the message never came")
+                client.close()  # ends the pulling
+                return newer
+        message, context, _, bundle = pulled.result()
+        push_message(client, _answer(app, message, context, bundle.content), context)
+        push_task_output(client, context, SubStatus.COMPLETED, "")
+    return None
+
+
+def _newer_token(executor: RuntimeHttpClient, pulled: "Future[Any]") -> str | None:
+    """Wait until a message is there, or until there is another one to work on.
+
+    A SuperNode has one message at a time. If the run ends while one is on the way, its task stays and its content never
+    comes; that there is a newer task says so. (On a slow link the content of a good message may take minutes.)
+    """
+    while not wait([pulled], timeout=PATIENCE_S).done:
+        newer = _next_token(executor)
+        if newer is not None:
+            return newer
+    return None
+
+
+@contextmanager
+def _alive(client: RuntimeHttpClient) -> Iterator[None]:
+    """Heartbeats for the task; it counts as crashed without them."""
+    heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
+    heartbeat.start()
+    try:
+        yield
+    finally:
+        if heartbeat.is_running:
+            heartbeat.stop()
 
 
 def _answer(client_app: ClientApp, message: Message, context: Context, bundle: bytes) -> Message:
