@@ -34,6 +34,7 @@ _REASONS: tuple[tuple[tuple[type[Exception], ...], str, str], ...] = (
     ((AuditError,), "its audit trail is damaged", SEE_LOG),
     ((MemoryError, torch.OutOfMemoryError), "not enough memory", "choose a smaller patch or batch size, or " + SEE_LOG),
 )
+_LASTING = (DataError, ConfigurationError)  # what a minute more does not mend
 SAME_VERSION = "install the same segfed at both ends"
 _CODES: Mapping[int, tuple[str, str]] = {
     ErrorCode.LOAD_CLIENT_APP_EXCEPTION: ("the site could not load its client", SAME_VERSION),
@@ -84,10 +85,10 @@ def describe(site: str, phase: str, error: Exception) -> SiteFailure:
         return SiteFailure(site, phase, str(error), "settle it with the site, whose limits these are", final=True)
     for kinds, reason, remedy in _REASONS:
         if isinstance(error, kinds):
-            return SiteFailure(site, phase, reason, remedy)
+            return SiteFailure(site, phase, reason, remedy, final=isinstance(error, _LASTING))
     if isinstance(cause, OSError):
         return SiteFailure(site, phase, f"a file could not be read or written ({_symbol(cause)})", SEE_LOG)
-    return SiteFailure(site, phase, f"its program failed ({type(error).__name__})", SEE_LOG)
+    return SiteFailure(site, phase, f"its program failed ({type(error).__name__})", SEE_LOG, final=True)
 
 
 def read_error(error: Error, site: str, phase: str) -> SiteFailure:

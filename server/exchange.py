@@ -13,12 +13,12 @@ from client.weights import Weights
 from segformer3d.errors import ReplyError
 from server.mailbox import Answer, Mailbox, Unusable, pause_after
 from server.records import Event, SiteAskedAgain, SiteReplied, message_bytes
+from server.repeats import Failure, Repeats
 from server.replies import SetAside, check_evaluate, check_train, set_aside
 from server.roster import Member, Roster
 
 Reply = TypeVar("Reply", TrainReply, EvaluateReply)
 
-SHORTEST_AGAIN_S = 2.0
 LATE = "check the site, or allow a longer deadline"
 
 
@@ -141,7 +141,7 @@ class Exchange:
             reason = f"it did not answer within {question.patience(site):.0f} s"
             self._put_aside(SetAside(site, question.phase, reason, LATE))
 
-    def _ask_again(self, question: Question[Reply], asked: Mapping[int, Member], repeats: "Repeats") -> None:
+    def _ask_again(self, question: Question[Reply], asked: Mapping[int, Member], repeats: Repeats) -> None:
         due = repeats.due()
         online = self._mailbox.online() if due else set()
         nodes = [node for node in due if node in online]
@@ -150,21 +150,21 @@ class Exchange:
         if nodes:
             self._send(question, asked, nodes, repeats)
 
-    def _goes_on(self, question: Question[Reply], repeats: "Repeats", last_good: float) -> bool:
+    def _goes_on(self, question: Question[Reply], repeats: Repeats, last_good: float) -> bool:
         if self._mailbox.waiting(question.phase):
             return True
         return repeats.hopeful(last_good)
 
     def _send(
-        self, question: Question[Reply], asked: Mapping[int, Member], nodes: Sequence[int], repeats: "Repeats"
+        self, question: Question[Reply], asked: Mapping[int, Member], nodes: Sequence[int], repeats: Repeats
     ) -> None:
         for node in self._mailbox.send(
             question.phase, str(question.round), nodes, question.records, question.deadline_s
         ):
             why = SetAside(asked[node].site, question.phase, "the request could not be sent to it", "restart the site")
-            self._failed(question, node, _Failure(why, final=False), repeats)
+            self._failed(question, node, Failure(why, final=False), repeats)
 
-    def _failed(self, question: Question[Reply], node: int, failure: "_Failure", repeats: "Repeats") -> None:
+    def _failed(self, question: Question[Reply], node: int, failure: Failure, repeats: Repeats) -> None:
         if failure.final or not question.again_s:
             self._put_aside(failure.what)
         else:
@@ -173,63 +173,16 @@ class Exchange:
 
     def _read(
         self, question: Question[Reply], member: Member, answer: Answer, bytes_down: int
-    ) -> "Received[Reply] | _Failure":
+    ) -> Received[Reply] | Failure:
         content, site, phase = answer.content, member.site, answer.phase
         if isinstance(content, Unusable):
-            return _Failure(SetAside(site, phase, content.reason, content.remedy), final=False)
+            return Failure(SetAside(site, phase, content.reason, content.remedy), final=False)
         if isinstance(content, Error):
             told = read_error(content, site, phase)
-            return _Failure(SetAside(site, phase, told.reason, told.remedy), told.final)
+            return Failure(SetAside(site, phase, told.reason, told.remedy), told.final)
         try:
             reply = question.read(content, member.ready)
         except ReplyError as error:  # the same question would get the same reply
-            return _Failure(set_aside(site, phase, error), final=True)
+            return Failure(set_aside(site, phase, error), final=True)
         self._emit(SiteReplied(phase, question.round, site, answer.seconds))
         return Received(reply, answer.seconds, bytes_down, message_bytes(content))
-
-
-@dataclass(frozen=True)
-class _Failure:
-    what: SetAside
-    final: bool
-
-
-class Repeats:
-    """Sites that have failed and are to be asked again, after pauses that grow.
-
-    Args:
-        patience_s: how long one waits for a site when all others are done; the longest pause is a tenth of it.
-    """
-
-    def __init__(self, patience_s: float) -> None:
-        self._patience_s = patience_s
-        self._longest = max(SHORTEST_AGAIN_S, patience_s / 10)
-        self._at: dict[int, float] = {}
-        self._pause: dict[int, float] = {}
-        self._first: dict[int, float] = {}
-        self._last: dict[int, SetAside] = {}
-
-    def hopeful(self, last_good: float) -> bool:
-        """Whether any site is worth waiting for when all others are done and the last good reply came then."""
-        now = time.monotonic()
-        return any(now < max(last_good, self._first[node]) + self._patience_s for node in self._at)
-
-    def add(self, node: int, why: SetAside) -> None:
-        """A site has failed."""
-        pause = self._pause.get(node, SHORTEST_AGAIN_S)
-        self._first.setdefault(node, time.monotonic())
-        self._at[node], self._last[node] = time.monotonic() + pause, why
-        self._pause[node] = min(2 * pause, self._longest)
-
-    def due(self) -> list[int]:
-        """Whom to ask now, until `asked` is told."""
-        now = time.monotonic()
-        return sorted(node for node, at in self._at.items() if at <= now)
-
-    def asked(self, node: int) -> None:
-        """A site has been asked again."""
-        self._at.pop(node, None)
-
-    def given_up(self) -> list[SetAside]:
-        """Why those who are still waiting failed last."""
-        return [self._last[node] for node in sorted(self._at)]

@@ -16,6 +16,7 @@ from client.contract import PREPARE, PrepareReply, PrepareRequest
 from client.failures import read_error
 from segformer3d.errors import FederationError, ReplyError
 from server.mailbox import Answer, Mailbox, Unusable, pause_after
+from server.repeats import Failure, Repeats
 from server.replies import SetAside, check_prepare, set_aside
 
 MOST_IN_A_ROW = 3
@@ -45,6 +46,7 @@ class Roster:
         deadline_s: how long a site may prepare, and how long `gather` waits for enough sites.
         report: told of every site that cannot take part.
         registered: the name under which a node may take part; None where that is not known. Without it any name goes.
+        again_s: how long to wait for a site that failed and is asked again, when all others are done; 0: not at all.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Roster:
         deadline_s: float,
         report: Callable[[SetAside], None],
         registered: Callable[[int], str | None] | None = None,
+        again_s: float = 0,
     ) -> None:
         self._mailbox = mailbox
         self._request = request
@@ -62,9 +65,11 @@ class Roster:
         self._deadline_s = deadline_s
         self._report = report
         self._registered = registered
+        self._again_s = again_s
         self._members: dict[int, Member] = {}
         self._failed: dict[int, SetAside] = {}
         self._in_a_row: Counter[int] = Counter()
+        self._repeats = Repeats(again_s)
 
     def gather(self, *, settle: bool) -> tuple[Member, ...]:
         """The connected sites that are ready, by name, once there are enough of them.
@@ -74,18 +79,21 @@ class Roster:
         Raises:
             FederationError: too few sites came in time, or all came and too few can take part.
         """
-        began = time.monotonic()
+        began = last_ready = time.monotonic()
         deadline = began + self._deadline_s
         self._failed.clear()
         while True:
+            self._ask_again()
             online = self._mailbox.online()
             self._invite(online)
             for answer in self._mailbox.look(deadline):
                 self.take(answer)
-            ready, asked = self._ready(online), self._mailbox.waiting(PREPARE) & online
-            if len(ready) >= self._minimum and not (settle and asked):
+                last_ready = time.monotonic() if answer.node in self._members else last_ready
+            ready, hopeful = self._ready(online), self._repeats.hopeful(last_ready)
+            asked = self._mailbox.waiting(PREPARE) & online
+            if len(ready) >= self._minimum and not (settle and (asked or hopeful)):
                 return ready
-            hopeless = not asked and len(online) >= self._minimum
+            hopeless = not asked and not hopeful and len(online) >= self._minimum
             if hopeless or time.monotonic() >= deadline:
                 return self._enough(ready, online)
             time.sleep(pause_after(time.monotonic() - began))
@@ -97,11 +105,19 @@ class Roster:
     def take(self, answer: Answer) -> None:
         """Enter a site that answers that its data is ready, or report why it cannot take part."""
         outcome = self._read(answer)
-        if isinstance(outcome, SetAside):
-            self._failed[answer.node] = outcome
-            self._report(outcome)
+        if isinstance(outcome, Failure):
+            self._failed[answer.node] = outcome.what
+            if self._again_s and not outcome.final:
+                self._repeats.add(answer.node, outcome.what)
+            self._report(outcome.what)
         else:
             self._members[answer.node] = outcome
+
+    def _ask_again(self) -> None:
+        """Make newcomers of the sites that failed a while ago."""
+        for node in self._repeats.due():
+            self._repeats.asked(node)
+            self._failed.pop(node, None)
 
     def note_round(self, member: Member, *, good: bool) -> None:
         """A site has or has not done its part of a round.
@@ -136,16 +152,17 @@ class Roster:
             f"{f' ({failures})' if failures else ''}; connect or repair sites, then start or resume the run"
         )
 
-    def _read(self, answer: Answer) -> Member | SetAside:
+    def _read(self, answer: Answer) -> Member | Failure:
         known = self._members.get(answer.node)
         name = known.site if known else f"node {answer.node}"
         content = answer.content
         if isinstance(content, Unusable):
-            return SetAside(name, PHASE, content.reason, content.remedy)
+            return Failure(SetAside(name, PHASE, content.reason, content.remedy), final=False)
         if isinstance(content, Error):
             failure = read_error(content, name, PREPARE)
-            return SetAside(failure.site, PHASE, failure.reason, failure.remedy)
-        return self._admit(answer.node, name, content)
+            return Failure(SetAside(failure.site, PHASE, failure.reason, failure.remedy), failure.final)
+        admitted = self._admit(answer.node, name, content)
+        return admitted if isinstance(admitted, Member) else Failure(admitted, final=True)
 
     def _admit(self, node: int, name: str, content: RecordDict) -> Member | SetAside:
         try:

@@ -80,7 +80,13 @@ class Federation:
         mailbox = Mailbox(grid, audit)
         request = PrepareRequest(state.run, settings.task)
         self._roster = Roster(
-            mailbox, request, settings.minimum_sites, settings.prepare_deadline_s, self._put_aside, registered
+            mailbox,
+            request,
+            settings.minimum_sites,
+            settings.prepare_deadline_s,
+            self._put_aside,
+            registered,
+            settings.again_s,
         )
         self._pace = Pace(settings.pace, state.history)
         self._exchange = Exchange(mailbox, self._roster, self._put_aside, on_event)

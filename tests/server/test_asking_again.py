@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from flwr.app import Error, Message
 
-from client.contract import TRAIN
+from client.contract import PREPARE, TRAIN
 from client.failures import SITE_FAILURE, SITE_REFUSAL
-from server import exchange
+from server import repeats
 from server.records import RoundFinished, SiteAskedAgain, SiteSetAside
 
 from .tiny_federation import Site, TinyGrid, TinySite, federate, tiny_settings
@@ -18,7 +18,7 @@ CRASHED = Error(8, "ClientApp stopped responding.")
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "SHORTEST_AGAIN_S", 0.05)
+    monkeypatch.setattr(repeats, "SHORTEST_AGAIN_S", 0.05)
 
 
 class Stumbling:
@@ -80,6 +80,20 @@ def test_a_full_disk_may_be_mended(tmp_path: Path) -> None:
     events = federate(grid_with(Stumbling(TinySite("c"), 1, full)), tmp_path, tiny_settings(again_s=30))
     assert [e.what.reason for e in events if isinstance(e, SiteAskedAgain)] == ["its disk is full"]
     assert all(len(event.record.sites) == 3 for event in rounds(events))
+
+
+def test_a_site_that_dies_while_it_prepares_is_asked_again(tmp_path: Path) -> None:
+    died: list[int] = []
+
+    def dying(message: Message) -> Message:
+        if message.metadata.message_type == PREPARE and len(died) < 2:
+            died.append(1)
+            return Message(CRASHED, reply_to=message)
+        return TinySite("c")(message)  # type: ignore[return-value]
+
+    events = federate(grid_with(dying), tmp_path, tiny_settings(minimum_sites=3, again_s=30))
+    assert all(len(event.record.sites) == 3 for event in rounds(events))
+    assert len(died) == 2
 
 
 class LeavingGrid(TinyGrid):
