@@ -35,6 +35,7 @@ _CALLS = (
 PATHS = frozenset(f"/v1/fleet/{call}".encode() for call in _CALLS)
 _OF_ONE_HOP = {b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
 SERVER = "segfed"  # a site knows by it that it has found a gate
+LINGER_S, LINGER_CHUNKS = 1.0, 64
 _CHUNK = 2**16
 
 Refused = Callable[[str, int, str], None]
@@ -233,6 +234,13 @@ class _Visit:
             for event in (h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
                 self._writer.write(self._http.send(event) or b"")
             await asyncio.wait_for(self._writer.drain(), self._gate.limits.header_s)
+            await asyncio.wait_for(self._see_off(), LINGER_S)
+
+    async def _see_off(self) -> None:
+        """Take what is on its way already: closing at once would destroy the answer before it is read."""
+        for _ in range(LINGER_CHUNKS):
+            if not await self._reader.read(_CHUNK):
+                return
 
 
 class _Upstream:
