@@ -8,7 +8,6 @@ in "about". Reading is strict: records, names and types are exactly these, and a
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,8 +15,8 @@ from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, MessageType, MetricRecord, RecordDict
 
+from client.names import RUN_NAME, SITE_NAME
 from client.records import check_names, read_fields, read_json, record_of
-from client.site import NAME
 from client.weights import Weights, decode_weights, encode_weights, parameter_norm
 from segformer3d.errors import ReplyError
 from segformer3d.settings import TrainingSettings
@@ -27,7 +26,6 @@ from segformer3d.training import TrainingReport, ValidationReport
 CONTRACT_VERSION = 2
 ARRAYS, CONFIG, METRICS, ABOUT = "arrays", "config", "metrics", "about"
 PREPARE, TRAIN, EVALUATE = MessageType.QUERY, MessageType.TRAIN, MessageType.EVALUATE
-RUN = re.compile(r"[A-Za-z0-9_-]{1,64}")  # it becomes a folder name at every site
 
 # The numbers of each message by their names on the wire.
 _ASKED = {"round": int, "rounds": int, "local_epochs": int, "seed": int}
@@ -291,7 +289,7 @@ def _read_config(records: RecordDict, names: set[str], fields: Mapping[str, type
     _check_version(records, CONFIG, "the coordinator")
     check_names(records, names, "the message")
     values = read_fields(record_of(records, CONFIG, ConfigRecord), {"contract": int, "run": str, **fields}, CONFIG)
-    if not RUN.fullmatch(values["run"]):
+    if not RUN_NAME.fullmatch(values["run"]):
         raise ReplyError("the run's id must be 1 to 64 letters, digits, - and _")
     return {name: value for name, value in values.items() if name != "contract"}
 
@@ -302,7 +300,7 @@ def _read_about(records: RecordDict, names: set[str]) -> tuple[str, str, int]:
     check_names(records, names, "the message")
     fields = {"contract": int, "site": str, "run": str, "round": int}
     values = read_fields(record_of(records, ABOUT, ConfigRecord), fields, ABOUT)
-    if not NAME.fullmatch(values["site"]):
+    if not SITE_NAME.fullmatch(values["site"]):
         raise ReplyError("the site's name must be 1 to 40 letters, digits, - and _")
     return values["site"], values["run"], values["round"]
 

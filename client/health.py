@@ -38,11 +38,20 @@ class HealthServer:
 
 def is_serving(port: int, service: str = "") -> bool:
     """Whether a service on this machine says that it runs."""
+    return _ask(port, service) == int(_SERVING)
+
+
+def answers(port: int) -> bool:
+    """Whether anybody on this machine answers for the health of services, good or bad."""
+    return _ask(port, "") is not None
+
+
+def _ask(port: int, service: str) -> int | None:
     with grpc.insecure_channel(f"{LOOPBACK}:{port}", options=(("grpc.enable_http_proxy", 0),)) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(service=service), timeout=TIMEOUT_S
             )
         except grpc.RpcError:
-            return False
-    return bool(answer.status == _SERVING)
+            return None
+    return int(answer.status)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from client.site import NAME
+from client.names import SITE_NAME
 from client.site_file import CERTIFICATE_FILE, PUBLIC_KEY_FILE, SITE_FILE, read_site_file, write_site_file
 from segformer3d.addresses import Address
 from segformer3d.errors import ConfigurationError
@@ -22,7 +22,7 @@ def init_and_print(folder: str, name: str | None, data: str | None, coordinator:
     else:
         if name is None or data is None or coordinator is None:
             raise ConfigurationError("a new site needs --name, --data and --coordinator HOST:PORT")
-        if not NAME.fullmatch(name):
+        if not SITE_NAME.fullmatch(name):
             raise ConfigurationError(f"a site's name takes 1 to 40 letters, digits, - and _, got {name!r}")
         write_site_file(place, name, Path(data).resolve(), Address.parse(coordinator))
         site = read_site_file(place)

@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from client.health import is_serving
+from client.health import answers
 from segformer3d.files import write_json
 
 RUNNING_FILE = "running.json"
@@ -37,5 +37,4 @@ def read_running(work: Path) -> Running | None:
         running = Running(**json.loads((work / RUNNING_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
-    answers = any(is_serving(running.health, service) for service in (SUPERNODE, WORKER))
-    return running if answers or Path(f"/proc/{running.process}").exists() else None
+    return running if answers(running.health) else None

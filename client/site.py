@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 from client.limits import SiteLimits
+from client.names import SITE_NAME
 from segformer3d.errors import ConfigurationError
 from segformer3d.inference import choose_device
 
-NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 MOST_THREADS, MOST_WORKERS = 1024, 256
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
@@ -41,7 +41,7 @@ class SiteSettings:
     limits: SiteLimits = field(default_factory=SiteLimits)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
+        if not isinstance(self.name, str) or not SITE_NAME.fullmatch(self.name):
             raise ConfigurationError(f"a site's name takes 1 to 40 letters, digits, - and _, got {self.name!r}")
         for setting in ("data", "work"):
             if not isinstance(getattr(self, setting), Path):

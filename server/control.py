@@ -4,7 +4,6 @@ Flower's Control API asks for no credentials, which is why SuperLink listens on 
 """
 
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,9 +11,9 @@ from dataclasses import dataclass
 import httpx
 
 from client.bundle import RUN, make_bundle
-from segformer3d.addresses import LOOPBACK, Address
 from segformer3d.errors import FederationError
 from server.coordinator import Coordinator, site_keys
+from server.running import superlink_address
 
 # isort: split
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
@@ -33,7 +32,6 @@ from flwr.supercore.fab import Fab
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
-RUNNING_FILE = "running.json"
 _GONE = "unregistered"
 
 
@@ -122,21 +120,6 @@ def open_control(coordinator: Coordinator) -> Iterator[Control]:
         yield Control(client)
     finally:
         client.close()
-
-
-def superlink_address(coordinator: Coordinator) -> Address:
-    """Where SuperLink listens.
-
-    Raises:
-        FederationError: the coordinator does not run.
-    """
-    try:
-        running = json.loads((coordinator.state / RUNNING_FILE).read_text(encoding="utf-8"))
-        return Address(LOOPBACK, running["superlink"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise FederationError(
-            f"the coordinator does not run; start it with: segfed server start {coordinator.folder}"
-        ) from None
 
 
 def register_sites(control: Control, coordinator: Coordinator) -> None:

@@ -11,7 +11,6 @@ state/                SuperLink's database, Flower's own files, what runs now
 logs/                 of every process
 """
 
-import re
 import shutil
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from client.contract import RUN
+from client.names import RUN_NAME, SITE_NAME
 from segformer3d.addresses import Address, check_host
 from segformer3d.errors import ConfigurationError
 from segformer3d.files import storage_errors, write_bytes, write_text
@@ -32,7 +31,6 @@ from segformer3d.keys import (
     read_public_key,
 )
 
-SITE_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 LOOPBACK_NAMES = ("127.0.0.1", "localhost")
 _SETTINGS = ("address", "listen")
 
@@ -86,7 +84,7 @@ class Coordinator:
         Raises:
             ConfigurationError: it is no name of a run.
         """
-        if not RUN.fullmatch(run):
+        if not RUN_NAME.fullmatch(run):
             raise ConfigurationError(f"a run's name takes 1 to 64 letters, digits, - and _, got {run!r}")
         return self.runs / run
 

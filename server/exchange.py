@@ -12,6 +12,7 @@ from client.failures import read_error
 from client.weights import Weights
 from segformer3d.errors import ReplyError
 from server.mailbox import Answer, Mailbox, Unusable, pause_after
+from server.pace import Pace
 from server.records import Event, SiteAskedAgain, SiteReplied, message_bytes
 from server.repeats import Failure, Repeats
 from server.replies import SetAside, check_evaluate, check_train, set_aside
@@ -31,8 +32,9 @@ class Question(Generic[Reply]):
         round: the round, or for an evaluation the rounds behind the model.
         records: the request.
         deadline_s: how long to wait at most.
-        patience: how long to wait for a site of this name.
-        again_s: how long to wait for a site that failed and is asked again, when all others are done; 0: not at all.
+        pace: how long its sites take for a round.
+        again_s: how long to wait for a site that failed and is asked again, when all others are done; 0: nobody is
+            asked again.
         read: makes a checked reply of what came and of what its site said about its data, or raises ReplyError.
     """
 
@@ -40,9 +42,13 @@ class Question(Generic[Reply]):
     round: int
     records: RecordDict
     deadline_s: float
-    patience: Callable[[str], float]
+    pace: Pace
     again_s: float
     read: Callable[[RecordDict, PrepareReply], Reply]
+
+    def patience(self, site: str) -> float:
+        """Seconds that this site may take."""
+        return self.pace.patience(site, self.deadline_s)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +110,8 @@ class Exchange:
     def ask(self, question: Question[Reply], members: Sequence[Member]) -> list[Received[Reply]]:
         """Good replies by site name. It takes no longer than the deadline, however many answer.
 
-        A site that fails is asked again while others are at work, and then for `question.again_s` at most.
+        A site that fails is asked again while others are at work, and then for `question.again_s` at most. One that
+        keeps silent is asked again too: a message may be lost, and an answer that is finished costs the site nothing.
         """
         asked = {member.node: member for member in members}
         received: dict[str, Received[Reply]] = {}
@@ -125,6 +132,7 @@ class Exchange:
                     self._failed(question, answer.node, outcome, repeats)
             self._ask_again(question, asked, repeats)
             self._give_up(question, asked, self._mailbox.close_overdue(question.phase, patience))
+            self._ask_silent(question, asked, max((item.seconds for item in received.values()), default=None))
             if self._goes_on(question, repeats, last_good):
                 time.sleep(min(pause_after(time.monotonic() - began), max(0.0, deadline - time.monotonic())))
         for failure in repeats.given_up():
@@ -149,6 +157,18 @@ class Exchange:
             repeats.asked(node)
         if nodes:
             self._send(question, asked, nodes, repeats)
+
+    def _ask_silent(self, question: Question[Reply], asked: Mapping[int, Member], longest_s: float | None) -> None:
+        if not question.again_s:
+            return
+        usual: Callable[[int], float] = lambda node: question.pace.silence(asked[node].site, longest_s)  # noqa: E731
+        silent = self._mailbox.silent(question.phase, usual)
+        for node in sorted(silent & self._mailbox.online() if silent else silent):
+            if not self._mailbox.send(
+                question.phase, str(question.round), [node], question.records, question.deadline_s
+            ):
+                what = SetAside(asked[node].site, question.phase, "it has not answered for longer than usual", LATE)
+                self._emit(SiteAskedAgain(question.round, what))
 
     def _goes_on(self, question: Question[Reply], repeats: Repeats, last_good: float) -> bool:
         if self._mailbox.waiting(question.phase):

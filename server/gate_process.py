@@ -6,9 +6,9 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from server.control import superlink_address
 from server.coordinator import Coordinator, open_coordinator
 from server.gate import Gate, GateLimits
+from server.running import superlink_address
 
 
 def main(folder: Path) -> None:

@@ -1,12 +1,12 @@
 """Messages out, answers in: the one place that talks to Flower's Grid.
 
 Each open message is asked for by itself, so that a reply that cannot even be unpacked is blamed on the site that was
-asked, and takes no other reply with it. What comes for a message that was closed (a round that is over) is never looked
-at.
+asked, and takes no other reply with it. A site may be asked the same twice, as an answer may be lost on the way: the
+first answer counts. What comes for a message that was closed (a round that is over) is never looked at.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from flwr.app import Error, Message, RecordDict
@@ -52,7 +52,7 @@ class Answer:
         node: Flower's id of the site that was asked.
         phase: the message's type.
         content: the reply's records, an error in their place, or neither.
-        seconds: since the message was sent.
+        seconds: since the site was asked, for the first time if it was asked again because it kept silent.
     """
 
     node: int
@@ -67,6 +67,7 @@ class _Open:
     phase: str
     group: str
     sent: float
+    since: float  # when the site was first asked this and did not answer
 
 
 def pause_after(waited: float) -> float:
@@ -100,10 +101,12 @@ class Mailbox:
         ttl = deadline_s + GRACE_S
         messages = [Message(records, node, phase, ttl=ttl, group_id=group) for node in nodes]
         sent = time.monotonic()
+        since = {o.node: min(o.since, sent) for o in self._open.values() if o.phase == phase}
         ids = list(self._grid.push_messages(messages))
         if len(ids) != len(messages):  # some grids leave failures out instead of returning None in their place
             ids = [message.metadata.message_id if message.metadata.message_id in ids else "" for message in messages]
-        self._open.update({i: _Open(node, phase, group, sent) for i, node in zip(ids, nodes, strict=True) if i})
+        opened = {i: node for i, node in zip(ids, nodes, strict=True) if i}
+        self._open.update({i: _Open(node, phase, group, sent, since.get(node, sent)) for i, node in opened.items()})
         if self._audit:
             for node in nodes:
                 self._audit("sent", node, phase, group, records)
@@ -112,21 +115,32 @@ class Mailbox:
     def look(self, deadline: float) -> Iterator[Answer]:
         """What has come since the last look. Some engines let a site work only while one looks: mind the clock."""
         for message_id in list(self._open):
-            yield from self._pull(message_id)
+            if message_id in self._open:
+                yield from self._pull(message_id)
             if time.monotonic() >= deadline:
                 return
+
+    def silent(self, phase: str, usual: Callable[[int], float]) -> set[int]:
+        """Sites to ask again: no answer for longer than usual, and then for twice as long as before, and so on."""
+        now, asked = time.monotonic(), [item for item in self._open.values() if item.phase == phase]
+        last = {item.node: item for item in sorted(asked, key=lambda item: item.sent)}
+        return {o.node for o in last.values() if now - o.sent > max(usual(o.node), o.sent - o.since)}
 
     def close_overdue(self, phase: str, allowed: Callable[[int], float]) -> set[int]:
         """Wait no longer for sites whose answer of this type takes more seconds than they are allowed; returns them."""
         now = time.monotonic()
-        late = {i for i, o in self._open.items() if o.phase == phase and now - o.sent > allowed(o.node)}
-        return {self._open.pop(i).node for i in late}
+        late = {o.node for o in self._open.values() if o.phase == phase and now - o.since > allowed(o.node)}
+        self._close(phase, late)
+        return late
 
     def close(self, phase: str) -> set[int]:
         """Wait no longer for answers of this type; returns who owes one."""
         late = self.waiting(phase)
-        self._open = {i: item for i, item in self._open.items() if item.phase != phase}
+        self._close(phase, late)
         return late
+
+    def _close(self, phase: str, nodes: Collection[int]) -> None:
+        self._open = {i: o for i, o in self._open.items() if o.phase != phase or o.node not in nodes}
 
     def _pull(self, message_id: str) -> list[Answer]:
         item = self._open[message_id]
@@ -141,10 +155,10 @@ class Mailbox:
         except _UNREADABLE as error:
             contents = [Unusable(f"its reply cannot be unpacked ({type(error).__name__})", "restart the site")]
         if contents:
-            del self._open[message_id]
+            self._close(item.phase, {item.node})
         if self._audit:
             for content in contents:
                 self._audit("received", item.node, item.phase, item.group, content)
         twice = [Unusable("it answered twice; its first answer counts", "restart the site") for _ in contents[1:]]
-        seconds = time.monotonic() - item.sent
+        seconds = time.monotonic() - item.since
         return [Answer(item.node, item.phase, content, seconds) for content in [*contents[:1], *twice]]

@@ -4,11 +4,12 @@ A fixed deadline is too long for a site that died and too short for one behind a
 as long as the longest of its last rounds, and two minutes at least; before its first round the run's deadline holds.
 """
 
+import math
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-LEAST_S = 120.0
+LEAST_S, SHORTEST_SILENCE_S = 120.0, 30.0
 REMEMBERED = 5  # rounds
 
 
@@ -30,6 +31,15 @@ class Pace:
     def note(self, site: str, seconds: float) -> None:
         """A site took so long, from its request's sending to its reply's arrival."""
         self._seconds[site].append(seconds)
+
+    def silence(self, site: str, longest_s: float | None) -> float:
+        """Seconds without an answer after which a site is asked again, in case its answer was lost.
+
+        Twice as long as it takes at most, half a minute at least; before its first round, as the longest of those who
+        have answered (None: nobody has).
+        """
+        known = self._seconds.get(site) or ([] if longest_s is None else [longest_s])
+        return max(SHORTEST_SILENCE_S, 2 * max(known)) if known else math.inf
 
     def patience(self, site: str, deadline_s: float) -> float:
         """Seconds that a site may take for a round whose deadline is this."""

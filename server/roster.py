@@ -20,6 +20,7 @@ from server.repeats import Failure, Repeats
 from server.replies import SetAside, check_prepare, set_aside
 
 MOST_IN_A_ROW = 3
+SILENCE_S = 60.0  # preparing may take longer, and is then asked for once more in vain
 PHASE = "prepare"  # for people; Flower's message type is "query"
 
 
@@ -83,8 +84,8 @@ class Roster:
         deadline = began + self._deadline_s
         self._failed.clear()
         while True:
-            self._ask_again()
             online = self._mailbox.online()
+            self._ask_again(online)
             self._invite(online)
             for answer in self._mailbox.look(deadline):
                 self.take(answer)
@@ -113,8 +114,11 @@ class Roster:
         else:
             self._members[answer.node] = outcome
 
-    def _ask_again(self) -> None:
-        """Make newcomers of the sites that failed a while ago."""
+    def _ask_again(self, online: set[int]) -> None:
+        """Make newcomers of the sites that failed a while ago, and repeat oneself to those that keep silent."""
+        silent = self._mailbox.silent(PREPARE, lambda _: SILENCE_S) & online if self._again_s else set()
+        if silent:
+            self._mailbox.send(PREPARE, "0", sorted(silent), self._request.encode(), self._deadline_s)
         for node in self._repeats.due():
             self._repeats.asked(node)
             self._failed.pop(node, None)

@@ -196,19 +196,14 @@ class Federation:
         )
         longest = cache(partial(longest_update, state.weights))  # not worked out before the sites are at work
         read = partial(read_train, round_number=number, weights=state.weights, longest=longest)
-        return Question(
-            TRAIN, number, request.encode(), settings.round_deadline_s, self._patience, settings.again_s, read
-        )
-
-    def _patience(self, site: str) -> float:
-        return self._pace.patience(site, self._settings.round_deadline_s)
+        return Question(TRAIN, number, request.encode(), settings.round_deadline_s, self._pace, settings.again_s, read)
 
     def _evaluate_question(self) -> Question[EvaluateReply]:
         settings, state = self._settings, self._state
         request = EvaluateRequest(state.run, state.round, settings.task, state.weights)
         read = partial(read_evaluate, round_number=state.round)
         return Question(
-            EVALUATE, state.round, request.encode(), settings.round_deadline_s, self._patience, settings.again_s, read
+            EVALUATE, state.round, request.encode(), settings.round_deadline_s, self._pace, settings.again_s, read
         )
 
     def _measured(self, reports: Mapping[str, ValidationReport]) -> Score:

@@ -12,15 +12,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from client.health import HealthServer
 from client.offline import SWITCHES
 from segformer3d.addresses import LOOPBACK, free_port
 from segformer3d.errors import FederationError
-from segformer3d.files import write_json
 from segformer3d.supervision import Service, Supervisor, program
 from segformer3d.terminal import make_console
-from server.control import RUNNING_FILE, open_control, register_sites
+from server.control import open_control, register_sites
 from server.coordinator import Coordinator, open_coordinator
 from server.deployed import COORDINATOR
+from server.running import EXECUTOR, GATE, SUPERLINK, Running, forget_running, is_running, write_running
 from server.runs import resume_cut_off
 
 SECRET_FILE = "executor.secret"  # noqa: S105 - its name
@@ -35,18 +36,22 @@ def start_and_print(folder: str) -> None:
         SegfedError: there is no coordinator in the folder, it runs already, or the disk is full.
     """
     coordinator = open_coordinator(Path(folder))
+    if is_running(coordinator):
+        raise FederationError(f"this coordinator runs already; see: segfed server status {folder}")
     console = make_console()
     port, secret = free_port(), _make_secret(coordinator)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    write_json(coordinator.state / RUNNING_FILE, {"process": os.getpid(), "superlink": port})
+    health = HealthServer((SUPERLINK, EXECUTOR, GATE))
+    write_running(coordinator, Running(port, health.port))
     console.print(f"coordinator {coordinator.address}, gate on {coordinator.listen}; logs in {coordinator.logs}")
     supervisor = Supervisor(services(coordinator, port, secret), lambda text: console.print(text, style="yellow"))
     try:
-        supervisor.run(stop, _Tidying(coordinator, console.print).tick)
+        supervisor.run(stop, _Tidying(coordinator, supervisor, health, console.print).tick)
     finally:
-        (coordinator.state / RUNNING_FILE).unlink(missing_ok=True)
+        health.stop()
+        forget_running(coordinator)
     console.print("stopped; runs go on when the coordinator is started again")
 
 
@@ -61,7 +66,7 @@ def services(coordinator: Coordinator, port: int, secret: Path) -> list[Service]
     executor = [program("flower-superexec"), "--root-certificates", authority]
     executor += ["--runtime-api-address", f"{LOOPBACK}:{port}", "--superexec-auth-secret-file", secret]
     gate = [program("python"), "-m", "server.gate_process", coordinator.folder]
-    commands = {"superlink": superlink, "executor": executor, "gate": gate}
+    commands = {SUPERLINK: superlink, EXECUTOR: executor, GATE: gate}
     return [
         Service(n, [str(part) for part in command], _environment(coordinator, n), coordinator.logs / f"{n}.log")
         for n, command in commands.items()
@@ -89,14 +94,18 @@ def _make_secret(coordinator: Coordinator) -> Path:
 
 
 class _Tidying:
-    """What a coordinator sees to now and then: sites that were added or removed, and runs that were cut off."""
+    """What a coordinator sees to: its health, and now and then sites added or removed, and runs that were cut off."""
 
-    def __init__(self, coordinator: Coordinator, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, coordinator: Coordinator, supervisor: Supervisor, health: HealthServer, say: Callable[[str], None]
+    ) -> None:
         self._coordinator = coordinator
+        self._supervisor, self._health = supervisor, health
         self._say = say
         self._next = 0.0
 
     def tick(self) -> None:
+        self._health.update(self._supervisor.processes())
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + TIDY_S

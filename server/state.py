@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from client.contract import RUN
+from client.names import RUN_NAME
 from client.weights import Weights, check_layout, layout_of
 from segformer3d.errors import CheckpointError, ConfigurationError, ReplyError
 from segformer3d.files import storage_errors
@@ -66,7 +66,7 @@ def begin(run: str, settings: FederationSettings, weights: Weights) -> ServerSta
         ConfigurationError: the run's id is not 1 to 64 letters, digits, - and _.
         CheckpointError: the weights are not those of the task's model.
     """
-    if not RUN.fullmatch(run):
+    if not RUN_NAME.fullmatch(run):
         raise ConfigurationError(f"a run's id takes 1 to 64 letters, digits, - and _, got {run!r}")
     _check_architecture(weights, settings, "the initial model")
     return ServerState(run, 0, weights, settings.fingerprint())

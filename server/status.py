@@ -9,11 +9,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from client.health import is_serving
 from segformer3d.errors import FederationError
 from segformer3d.terminal import make_console, plain_bytes, plain_duration
 from server.control import Node, open_control
 from server.coordinator import Coordinator, open_coordinator, site_keys
 from server.progress import DONE, Progress, read_outcome, read_progress
+from server.running import EXECUTOR, GATE, SUPERLINK, is_running, read_running
 from server.runs import SUBMITTED_FILE
 
 SHOWN_RUNS = 5
@@ -42,8 +44,18 @@ def _picture(coordinator: Coordinator) -> Group:
             nodes, note = control.nodes(), f"coordinator {coordinator.address} is up"
     except FederationError as error:
         nodes, note = (), str(error)
+    note = "\n".join([note, *_parts(coordinator)])
     runs = sorted((f.parent for f in coordinator.runs.glob(f"*/{SUBMITTED_FILE}")), key=lambda f: f.name, reverse=True)
     return Group(note, "", _sites(coordinator, nodes), *(_run(folder) for folder in runs[:SHOWN_RUNS]))
+
+
+def _parts(coordinator: Coordinator) -> list[str]:
+    """Which of the coordinator's programs run, by their health; nothing when it does not run at all."""
+    if not is_running(coordinator):
+        return []
+    health, again = read_running(coordinator).health, f"is being started again; see {coordinator.logs}"
+    parts = (SUPERLINK, EXECUTOR, GATE)
+    return [f"  {part}: {'runs' if is_serving(health, part) else f'{again}/{part}.log'}" for part in parts]
 
 
 def _sites(coordinator: Coordinator, nodes: tuple[Node, ...]) -> Table:

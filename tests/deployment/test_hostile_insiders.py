@@ -11,8 +11,8 @@ from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
-from server.control import superlink_address
 from server.coordinator import open_coordinator
+from server.running import superlink_address
 
 from .federation import federation_file
 from .rig import Rig

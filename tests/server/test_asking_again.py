@@ -1,17 +1,22 @@
 """A site that fails is asked again within the round. Oracles: what the sites were sent, and a clock."""
 
 import time
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from flwr.app import Error, Message
+from flwr.app import Error, Message, RecordDict
+from hypothesis import given
+from hypothesis import strategies as st
 
 from client.contract import PREPARE, TRAIN
 from client.failures import SITE_FAILURE, SITE_REFUSAL
-from server import repeats
+from server import mailbox, pace, repeats, roster
+from server.mailbox import Mailbox
 from server.records import RoundFinished, SiteAskedAgain, SiteSetAside
 
-from .tiny_federation import Site, TinyGrid, TinySite, federate, tiny_settings
+from .tiny_federation import Site, TinyGrid, TinySite, federate, silent, tiny_settings
 
 CRASHED = Error(8, "ClientApp stopped responding.")
 
@@ -114,6 +119,100 @@ def test_a_site_that_is_offline_is_asked_when_it_is_back(tmp_path: Path) -> None
     assert time.monotonic() - began > 0.5
     assert stumbling.asked == ["1", "2", "2", "3"]
     assert all(len(event.record.sites) == 3 for event in rounds(events))
+
+
+class LosingGrid(TinyGrid):
+    """The first answers of the third site to each round are lost on the way."""
+
+    def __init__(self, lost: int) -> None:
+        super().__init__({11: TinySite("a"), 12: TinySite("b"), 13: TinySite("c")})
+        self.lost, self.times = lost, Counter[str]()
+
+    def _push(self, message: Message) -> str:
+        message_id = super()._push(message)
+        metadata = message.metadata
+        if metadata.dst_node_id == 13:
+            self.times[f"{metadata.message_type} {metadata.group_id}"] += 1
+            if self.times[f"{metadata.message_type} {metadata.group_id}"] <= self.lost:
+                self._replies.pop(message_id)
+        return message_id
+
+
+@pytest.fixture
+def _impatient_with_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "SHORTEST_SILENCE_S", 0.2)
+    monkeypatch.setattr(roster, "SILENCE_S", 0.2)
+
+
+@pytest.mark.usefixtures("_impatient_with_silence")
+@pytest.mark.parametrize("lost", [1, 2])
+def test_a_lost_answer_is_asked_for_again(tmp_path: Path, lost: int) -> None:
+    federate(grid_with(TinySite("c")), tmp_path / "undisturbed", tiny_settings())
+    grid = LosingGrid(lost)
+    events = federate(grid, tmp_path / "disturbed", tiny_settings(minimum_sites=3, again_s=30))
+    assert set(grid.times) == {"query 0", "train 1", "train 2", "train 3", "evaluate 3"}
+    assert set(grid.times.values()) == {lost + 1}
+    again = [event.what.reason for event in events if isinstance(event, SiteAskedAgain)]
+    assert set(again) == {"it has not answered for longer than usual"}
+    assert not [event for event in events if isinstance(event, SiteSetAside)]
+    undisturbed, disturbed = ((tmp_path / n / "last.safetensors") for n in ("undisturbed", "disturbed"))
+    assert undisturbed.read_bytes() == disturbed.read_bytes()
+
+
+@given(st.floats(0.01, 1e4), st.integers(1, 20))
+def test_each_pause_is_as_long_as_all_before_it(usual: float, times: int) -> None:
+    clock = 0.0
+    box = Mailbox(TinyGrid({11: silent}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mailbox.time, "monotonic", lambda: clock)
+        box.send(TRAIN, "1", [11], RecordDict(), 1e9)
+        for number in range(times):
+            due = usual * 2**number
+            clock = due
+            assert box.silent(TRAIN, lambda _: usual) == set()
+            clock = due * (1 + 1e-9)
+            assert box.silent(TRAIN, lambda _: usual) == {11}
+            clock = due
+            box.send(TRAIN, "1", [11], RecordDict(), 1e9)
+    assert box.waiting(TRAIN) == {11}
+
+
+@pytest.mark.usefixtures("_impatient_with_silence")
+def test_a_late_first_answer_counts_as_well(tmp_path: Path) -> None:
+    """Its second answer is never looked at, and the pace is measured from the first question."""
+
+    class Slow(TinyGrid):
+        def __init__(self) -> None:
+            super().__init__({11: TinySite("a"), 12: TinySite("b"), 13: TinySite("c")})
+            self.first: dict[str, float] = {}
+
+        def _push(self, message: Message) -> str:
+            message_id = super()._push(message)
+            if message.metadata.dst_node_id == 13 and message.metadata.message_type == TRAIN:
+                self.first.setdefault(message_id, time.monotonic())
+            return message_id
+
+        def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+            (message_id,) = message_ids
+            if time.monotonic() < self.first.get(message_id, 0) + 0.3:
+                return []
+            return super().pull_messages([message_id])
+
+    grid = Slow()
+    events = federate(grid, tmp_path, tiny_settings(rounds=1, minimum_sites=3, again_s=30))
+    (only,) = rounds(events)
+    assert [site.site for site in only.record.sites] == ["a", "b", "c"]
+    assert 0.3 <= only.record.sites[2].seconds < 5
+    assert len(grid.first) >= 2
+    assert not [event for event in events if isinstance(event, SiteSetAside)]
+
+
+def test_simulations_ask_nobody_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "SHORTEST_SILENCE_S", 0.0)
+    grid = LosingGrid(1)
+    events = federate(grid, tmp_path, tiny_settings(rounds=1, round_deadline_s=0.5, prepare_deadline_s=0.5))
+    assert "train 1" not in grid.times
+    assert [len(event.record.sites) for event in rounds(events)] == [2]
 
 
 def rounds(events: list[object]) -> list[RoundFinished]:
