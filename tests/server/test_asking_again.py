@@ -145,12 +145,13 @@ def _impatient_with_silence(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_impatient_with_silence")
-@pytest.mark.parametrize("lost", [1, 2])
-def test_a_lost_answer_is_asked_for_again(tmp_path: Path, lost: int) -> None:
-    federate(grid_with(TinySite("c")), tmp_path / "undisturbed", tiny_settings())
+@pytest.mark.parametrize(("lost", "count"), [(1, 3), (2, 1)])
+def test_a_lost_answer_is_asked_for_again(tmp_path: Path, lost: int, count: int) -> None:
+    federate(grid_with(TinySite("c")), tmp_path / "undisturbed", tiny_settings(rounds=count))
     grid = LosingGrid(lost)
-    events = federate(grid, tmp_path / "disturbed", tiny_settings(minimum_sites=3, again_s=30))
-    assert set(grid.times) == {"query 0", "train 1", "train 2", "train 3", "evaluate 3"}
+    settings = tiny_settings(rounds=count, minimum_sites=3, again_s=30)
+    events = federate(grid, tmp_path / "disturbed", settings)
+    assert set(grid.times) == {"query 0", f"evaluate {count}", *(f"train {number + 1}" for number in range(count))}
     assert set(grid.times.values()) == {lost + 1}
     again = [event.what.reason for event in events if isinstance(event, SiteAskedAgain)]
     assert set(again) == {"it has not answered for longer than usual"}
