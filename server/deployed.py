@@ -19,6 +19,7 @@ from server.control import open_control
 from server.coordinator import Coordinator, open_coordinator
 from server.federation import FederationSettings
 from server.progress import Journal
+from server.pulling import beside
 from server.records import Event
 from server.rounds import Federation
 from server.state import newest_state, read_state
@@ -49,7 +50,7 @@ def main(grid: Grid, context: Context) -> None:
             trail.event(event)
             journal.note(event)
 
-        Federation(grid, settings, folder, read_state(newest), on_event, names.of, trail.message).run()
+        Federation(grid, settings, folder, read_state(newest), on_event, names.of, trail.message, beside).run()
     except SegfedError as error:
         journal.close(str(error))
         raise

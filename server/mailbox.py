@@ -7,7 +7,9 @@ first answer counts. What comes for a message that was closed (a round that is o
 
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 
 from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
@@ -15,6 +17,7 @@ from flwr.supercore.inflatable.inflatable_object import UnexpectedObjectContentE
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from segformer3d.errors import SegfedError
+from server.pulling import at_once
 
 # Between two looks one waits for this share of the time waited so far, within limits: a late look costs no more.
 PAUSE_SHARE, SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.002, 0.005, 1.0
@@ -40,6 +43,8 @@ class Unusable:
     remedy: str
 
 
+# See `server.pulling`.
+Pull = Callable[[Callable[[], list[Message]]], "Future[list[Message]]"]
 # "sent" or "received", Flower's id of the site, the message's type, the round as text, and what was in the message.
 Audit = Callable[[str, int, str, str, RecordDict | Error | Unusable], None]
 
@@ -81,11 +86,14 @@ class Mailbox:
     Args:
         grid: Flower's way to the sites.
         audit: told of every message that goes out or comes in.
+        pull: how replies are fetched, see `server.pulling`.
     """
 
-    def __init__(self, grid: Grid, audit: Audit | None = None) -> None:
+    def __init__(self, grid: Grid, audit: Audit | None = None, pull: Pull = at_once) -> None:
         self._grid = grid
         self._audit = audit
+        self._begin_pull = pull
+        self._pulls: dict[str, Future[list[Message]]] = {}  # under way, by message
         self._open: dict[str, _Open] = {}
 
     def online(self) -> set[int]:
@@ -141,14 +149,17 @@ class Mailbox:
 
     def _close(self, phase: str, nodes: Collection[int]) -> None:
         self._open = {i: o for i, o in self._open.items() if o.phase != phase or o.node not in nodes}
+        self._pulls = {i: pull for i, pull in self._pulls.items() if i in self._open}
 
     def _pull(self, message_id: str) -> list[Answer]:
         item = self._open[message_id]
+        pull = self._pulls.pop(message_id, None) or self._begin_pull(partial(self._replies, message_id))
+        if not pull.done():
+            self._pulls[message_id] = pull
+            return []
         contents: list[RecordDict | Error | Unusable]
         try:
-            replies = [
-                m for m in self._grid.pull_messages([message_id]) if m.metadata.reply_to_message_id == message_id
-            ]
+            replies = pull.result()
             contents = [reply.error if reply.has_error() else reply.content for reply in replies]
         except SegfedError:  # the engine itself cannot go on
             raise
@@ -162,3 +173,6 @@ class Mailbox:
         twice = [Unusable("it answered twice; its first answer counts", "restart the site") for _ in contents[1:]]
         seconds = time.monotonic() - item.since
         return [Answer(item.node, item.phase, content, seconds) for content in [*contents[:1], *twice]]
+
+    def _replies(self, message_id: str) -> list[Message]:
+        return [m for m in self._grid.pull_messages([message_id]) if m.metadata.reply_to_message_id == message_id]

@@ -24,8 +24,9 @@ from segformer3d.training import ValidationReport
 from server.aggregation import Diagnostics, apply, init
 from server.exchange import Exchange, Question, Received, read_evaluate, read_train
 from server.federation import FederationSettings
-from server.mailbox import Audit, Mailbox
+from server.mailbox import Audit, Mailbox, Pull
 from server.pace import Pace
+from server.pulling import at_once
 from server.records import (
     OnEvent,
     RoundFinished,
@@ -60,6 +61,7 @@ class Federation:
         on_event: told what happens, as it happens.
         registered: the name under which a node may take part, see `server.roster.Roster`.
         audit: told of every message, see `server.mailbox.Mailbox`.
+        pull: how replies are fetched, see `server.pulling`.
     """
 
     def __init__(
@@ -71,13 +73,14 @@ class Federation:
         on_event: OnEvent,
         registered: Callable[[int], str | None] | None = None,
         audit: Audit | None = None,
+        pull: Pull = at_once,
     ) -> None:
         self._settings = settings
         self._folder = folder
         self._state = state
         self._emit = on_event
         self._set_aside: list[SetAside] = []
-        mailbox = Mailbox(grid, audit)
+        mailbox = Mailbox(grid, audit, pull)
         request = PrepareRequest(state.run, settings.task)
         self._roster = Roster(
             mailbox,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from segformer3d.addresses import free_port
+from segformer3d.addresses import LOOPBACK, free_port
 from segformer3d.errors import FederationError
 from server.control import Node, open_control
 from server.coordinator import open_coordinator
@@ -25,16 +25,17 @@ PATIENCE_S = 240.0
 class Rig:
     """Everything lies in one folder. Leaving the `with` block ends what was started, whatever happened."""
 
-    def __init__(self, folder: Path, sites: Sequence[Path], threads: int) -> None:
+    def __init__(self, folder: Path, sites: Sequence[Path], threads: int, hosts: Sequence[str] = (LOOPBACK,)) -> None:
         self.folder, self.coordinator = folder, folder / "coordinator"
-        self.port = free_port()
+        self.port, self.hosts = free_port(), hosts
         self.site_data = {f"site-{number}": data for number, data in enumerate(sites, start=1)}
         self.threads = threads
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> "Rig":
-        address = f"127.0.0.1:{self.port}"
-        self.do("server", "init", self.coordinator, "--host", "127.0.0.1", "--port", self.port, "--listen", address)
+        listen = f"{LOOPBACK if self.hosts == (LOOPBACK,) else '0.0.0.0'}:{self.port}"
+        names = [part for host in self.hosts for part in ("--host", host)]
+        self.do("server", "init", self.coordinator, *names, "--port", self.port, "--listen", listen)
         for name, data in self.site_data.items():
             self.add_site(name, data)
         return self
@@ -46,7 +47,7 @@ class Rig:
     def add_site(self, name: str, data: Path) -> Path:
         """What the two operators do to let a site in."""
         folder = self.folder / name
-        self.do("site", "init", folder, "--name", name, "--data", data, "--coordinator", f"127.0.0.1:{self.port}")
+        self.do("site", "init", folder, "--name", name, "--data", data, "--coordinator", f"{LOOPBACK}:{self.port}")
         (folder / "coordinator.crt").write_bytes((self.coordinator / "coordinator.crt").read_bytes())
         settings = folder / "site.toml"
         settings.write_text(f"threads = {self.threads}\n" + settings.read_text())
@@ -55,10 +56,14 @@ class Rig:
 
     def do(self, *arguments: object) -> str:
         """Run a command to its end; returns what it printed."""
-        command = [*SEGFED, *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment())
-        assert done.returncode == 0, done.stderr
+        done = self.attempt(*arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+    def attempt(self, *arguments: object, **variables: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command to its end, however that is."""
+        command, values = [*SEGFED, *map(str, arguments)], environment() | variables
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=values)
 
     def start_coordinator(self) -> None:
         """Start it and wait until SuperLink and gate answer."""
@@ -68,8 +73,26 @@ class Rig:
     def join(self, *names: str) -> None:
         """Start sites and wait until they are connected."""
         for name in names:
-            self.start(name, "site", "join", self.folder / name)
+            self.start_site(name)
         self.wait("the sites", lambda: all(self.is_connected(name) for name in names))
+
+    def start_site(self, name: str, prefix: Sequence[str] = (), **variables: str) -> None:
+        """Start a site, by a command in front of `segfed` and with more environment variables."""
+        self.start(name, "site", "join", self.folder / name, prefix=prefix, **variables)
+
+    def leave(self, *names: str) -> None:
+        """End sites and wait until the coordinator knows that they are gone."""
+        for name in names:
+            self.end(name)
+        self.wait("the sites' leaving", lambda: not any(self.is_connected(name) for name in names))
+
+    def set_way(self, name: str, address: str, proxy: str | None = None) -> None:
+        """Edit where a site finds the coordinator, and by which proxy."""
+        path = self.folder / name / "site.toml"
+        kept = [line for line in path.read_text().splitlines() if not line.startswith(("address", "proxy"))]
+        at = kept.index("[coordinator]") + 1
+        way = [f'address = "{address}"', *([f'proxy = "{proxy}"'] if proxy else [])]
+        path.write_text("\n".join([*kept[:at], *way, *kept[at:]]) + "\n")
 
     def is_connected(self, name: str) -> bool:
         """Whether a site's heartbeats arrive at the coordinator."""
@@ -96,11 +119,12 @@ class Rig:
         reason: str | None = json.loads((run / "outcome.json").read_text())["reason"]
         return reason
 
-    def start(self, name: str, *arguments: object) -> None:
+    def start(self, name: str, *arguments: object, prefix: Sequence[str] = (), **variables: str) -> None:
         """Start a command in the background; its output goes to NAME.out."""
+        command, values = [*prefix, *SEGFED, *map(str, arguments)], environment() | variables
         with (self.folder / f"{name}.out").open("ab") as output:
             self.processes[name] = subprocess.Popen(
-                [*SEGFED, *map(str, arguments)], stdout=output, stderr=output, start_new_session=True, env=environment()
+                command, stdout=output, stderr=output, start_new_session=True, env=values
             )
 
     def end(self, name: str) -> None:
