@@ -7,7 +7,8 @@ command line itself is off; 130 stopped by Ctrl-C. A programming error keeps its
 import argparse
 import sys
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -214,30 +215,33 @@ def _evaluate(arguments: dict[str, Any]) -> None:
 
 
 def _site(arguments: dict[str, Any]) -> None:
-    from client import check, init, join, status
-
-    deeds: dict[str, Callable[..., None]] = {
-        "init": init.init_and_print,
-        "check": check.check_and_print,
-        "join": join.join_and_print,
-        "status": status.status_and_print,
-    }
-    deeds[arguments.pop("deed")](**arguments)
+    _do(_SITE_DEEDS, arguments)
 
 
 def _server(arguments: dict[str, Any]) -> None:
-    from server import commands, start, status
+    _do(_SERVER_DEEDS, arguments)
 
-    deeds: dict[str, Callable[..., None]] = {
-        "init": commands.init_and_print,
-        "add-site": commands.add_site_and_print,
-        "remove-site": commands.remove_site_and_print,
-        "start": start.start_and_print,
-        "run": commands.run_and_print,
-        "status": status.status_and_print,
-        "stop": commands.stop_and_print,
-    }
-    deeds[arguments.pop("deed")](**arguments)
+
+_SITE_DEEDS = {
+    "init": "client.init:init_and_print",
+    "check": "client.check:check_and_print",
+    "join": "client.join:join_and_print",
+    "status": "client.status:status_and_print",
+}
+_SERVER_DEEDS = {
+    "init": "server.commands:init_and_print",
+    "add-site": "server.commands:add_site_and_print",
+    "remove-site": "server.commands:remove_site_and_print",
+    "start": "server.start:start_and_print",
+    "run": "server.run_commands:run_and_print",
+    "status": "server.status:status_and_print",
+    "stop": "server.run_commands:stop_and_print",
+}
+
+
+def _do(deeds: Mapping[str, str], arguments: dict[str, Any]) -> None:
+    module, _, function = deeds[arguments.pop("deed")].partition(":")
+    getattr(import_module(module), function)(**arguments)
 
 
 def _audit(arguments: dict[str, Any]) -> None:

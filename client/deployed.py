@@ -8,9 +8,7 @@ from flwr.app import Context
 
 from client.app import make_client_app
 from client.site import SiteSettings
-from client.site_file import SiteFile, read_site_file
-
-SITE = "SEGFED_SITE"
+from client.site_file import SITE, SiteFile, read_site_file
 
 
 @cache

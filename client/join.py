@@ -9,13 +9,12 @@ import signal
 import threading
 from pathlib import Path
 
-from client.deployed import SITE
-from client.health import HealthServer
 from client.offline import SWITCHES
 from client.running import RUNNING_FILE, SUPERNODE, WORKER, Running, read_running, write_running
-from client.site_file import SiteFile, read_site_file
+from client.site_file import SITE, SiteFile, read_site_file
 from segformer3d.addresses import LOOPBACK, free_port
 from segformer3d.errors import ConfigurationError
+from segformer3d.health import HealthServer
 from segformer3d.supervision import Service, Supervisor, program
 from segformer3d.terminal import make_console
 

@@ -6,8 +6,8 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from client.health import answers
 from segformer3d.files import write_json
+from segformer3d.health import answers
 
 RUNNING_FILE = "running.json"
 SUPERNODE, WORKER = "supernode", "worker"

@@ -3,13 +3,14 @@
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from client.limits import SiteLimits
 from client.names import SITE_NAME
 from segformer3d.errors import ConfigurationError
-from segformer3d.inference import choose_device
+
+if TYPE_CHECKING:
+    import torch
 
 MOST_THREADS, MOST_WORKERS = 1024, 256
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
@@ -54,12 +55,14 @@ class SiteSettings:
             _whole("threads", self.threads, 1, MOST_THREADS)
         _whole("workers", self.workers, 0, MOST_WORKERS)
 
-    def torch_device(self) -> torch.device:
+    def torch_device(self) -> "torch.device":
         """The device to compute on.
 
         Raises:
             ConfigurationError: this machine has no such device.
         """
+        from segformer3d.inference import choose_device  # commands that compute nothing do without PyTorch
+
         return choose_device(self.device)
 
 

@@ -13,6 +13,7 @@ from segformer3d.errors import ConfigurationError
 from segformer3d.files import write_text
 
 SITE_FILE, KEY_FILE, PUBLIC_KEY_FILE, CERTIFICATE_FILE = "site.toml", "site.key", "site.pub", "coordinator.crt"
+SITE = "SEGFED_SITE"  # names the folder to the programs that `site join` starts
 _SITE = ("name", "data", "work", "device", "threads", "workers")
 _COORDINATOR = ("address", "certificate", "proxy")
 

@@ -3,10 +3,10 @@
 import time
 from pathlib import Path
 
-from client.health import is_serving
 from client.running import SUPERNODE, WORKER, read_running
 from client.site_file import read_site_file
 from client.site_log import LOG_NAME
+from segformer3d.health import is_serving
 from segformer3d.terminal import make_console, plain_duration
 
 LINES = 8

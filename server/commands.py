@@ -1,4 +1,4 @@
-"""What `segfed server init|add-site|remove-site|run|stop` do and print; `start` and `status` have their own files."""
+"""What `segfed server init|add-site|remove-site` do and print: who the coordinator is, and who may join."""
 
 from pathlib import Path
 
@@ -8,7 +8,6 @@ from segformer3d.keys import hosts_of, read_certificate
 from segformer3d.terminal import make_console
 from server.control import open_control, register_sites
 from server.coordinator import Brought, Coordinator, add_site, open_coordinator, remove_site, set_up
-from server.runs import new_run, read_federation_file, stop, submit
 
 DEFAULT_PORT = 8443
 
@@ -68,36 +67,6 @@ def remove_site_and_print(folder: str, name: str) -> None:
     remove_site(coordinator, name)
     make_console().print(f"site {name} can join no more")
     _tell_superlink(coordinator)
-
-
-def run_and_print(folder: str, federation: str | None, resume: str | None) -> None:
-    """Begin a run, or go on with one.
-
-    Raises:
-        SegfedError: the federation file is not as it must be, or the coordinator does not run.
-    """
-    if (federation is None) == (resume is None):
-        raise ConfigurationError("name a federation file to begin a run, or --resume RUN to go on with one")
-    coordinator = open_coordinator(Path(folder))
-    with open_control(coordinator) as control:
-        control.nodes()  # before a run folder is made: SuperLink answers
-        run = resume or new_run(coordinator, read_federation_file(Path(federation or "")))
-        submit(control, coordinator, run)
-    console = make_console()
-    console.print(f"run {run} {'goes on' if resume else 'is submitted'}; its folder is {coordinator.run_folder(run)}")
-    console.print(f"Follow it with: segfed server status {folder}")
-
-
-def stop_and_print(folder: str, run: str) -> None:
-    """Stop a run after its last complete round.
-
-    Raises:
-        SegfedError: it does not go on, or the coordinator does not run.
-    """
-    coordinator = open_coordinator(Path(folder))
-    with open_control(coordinator) as control:
-        stop(control, coordinator, run)
-    make_console().print(f"run {run} is stopped; go on with: segfed server run --resume {run} --folder {folder}")
 
 
 def _tell_superlink(coordinator: Coordinator) -> None:

@@ -31,6 +31,7 @@ from segformer3d.keys import (
     read_public_key,
 )
 
+COORDINATOR = "SEGFED_COORDINATOR"  # names the folder to the programs that `server start` starts
 LOOPBACK_NAMES = ("127.0.0.1", "localhost")
 _SETTINGS = ("address", "listen")
 

@@ -5,7 +5,6 @@ lies in the run's folder. A process that is killed leaves the state of its last 
 goes on from it.
 """
 
-import json
 import os
 from pathlib import Path
 
@@ -16,17 +15,14 @@ from client.bundle import RUN
 from segformer3d.allocator import keep_freed_memory
 from segformer3d.errors import ConfigurationError, FederationError, SegfedError
 from server.control import open_control
-from server.coordinator import Coordinator, open_coordinator
-from server.federation import FederationSettings
+from server.coordinator import COORDINATOR, Coordinator, open_coordinator
 from server.progress import Journal
 from server.pulling import beside
 from server.records import Event
 from server.rounds import Federation
-from server.state import newest_state, read_state
+from server.run_folder import newest_state, read_settings
+from server.state import read_state
 from server.trail import TRAIL, Trail
-
-COORDINATOR = "SEGFED_COORDINATOR"
-SETTINGS_FILE = "federation.json"
 
 app = ServerApp()
 
@@ -55,18 +51,6 @@ def main(grid: Grid, context: Context) -> None:
         journal.close(str(error))
         raise
     journal.close(None)
-
-
-def read_settings(folder: Path) -> FederationSettings:
-    """The settings that a run was submitted with.
-
-    Raises:
-        ConfigurationError: they are missing or damaged.
-    """
-    try:
-        return FederationSettings.from_json(json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ConfigurationError(f"{folder} holds no settings of a run that can be read ({error})") from error
 
 
 class _Names:

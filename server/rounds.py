@@ -45,7 +45,8 @@ from server.records import (
 )
 from server.replies import SetAside, longest_update, set_aside_outliers
 from server.roster import Member, Roster
-from server.state import Best, ServerState, check_resumable, newest_state, read_state, write_state
+from server.run_folder import newest_state
+from server.state import Best, ServerState, check_resumable, read_state, write_state
 
 BEST_FILE, LAST_FILE, RESULT_FILE = "best.safetensors", "last.safetensors", "result.json"
 

@@ -50,7 +50,7 @@ def read_running(coordinator: Coordinator) -> Running:
 
 def is_running(coordinator: Coordinator) -> bool:
     """Whether a `segfed server start` of this folder is alive: it answers for its health."""
-    from client.health import answers  # the gate does without gRPC, and is there sooner
+    from segformer3d.health import answers  # the gate does without gRPC, and is there sooner
 
     try:
         return answers(read_running(coordinator).health)

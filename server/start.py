@@ -12,17 +12,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from client.health import HealthServer
 from client.offline import SWITCHES
 from segformer3d.addresses import LOOPBACK, free_port
 from segformer3d.errors import FederationError
+from segformer3d.files import StorageError
+from segformer3d.health import HealthServer
 from segformer3d.supervision import Service, Supervisor, program
 from segformer3d.terminal import make_console
 from server.control import open_control, register_sites
-from server.coordinator import Coordinator, open_coordinator
-from server.deployed import COORDINATOR
+from server.coordinator import COORDINATOR, Coordinator, open_coordinator
 from server.running import EXECUTOR, GATE, SUPERLINK, Running, forget_running, is_running, write_running
-from server.runs import resume_cut_off
+from server.submissions import CutOffRuns
 
 SECRET_FILE = "executor.secret"  # noqa: S105 - its name
 TIDY_S = 2.0
@@ -99,9 +99,8 @@ class _Tidying:
     def __init__(
         self, coordinator: Coordinator, supervisor: Supervisor, health: HealthServer, say: Callable[[str], None]
     ) -> None:
-        self._coordinator = coordinator
+        self._coordinator, self._cut_off = coordinator, CutOffRuns(coordinator, say)
         self._supervisor, self._health = supervisor, health
-        self._say = say
         self._next = 0.0
 
     def tick(self) -> None:
@@ -112,7 +111,6 @@ class _Tidying:
         try:
             with open_control(self._coordinator) as control:
                 register_sites(control, self._coordinator)
-                for run in resume_cut_off(control, self._coordinator):
-                    self._say(f"run {run} was cut off and goes on from its last complete round")
-        except FederationError:  # SuperLink is starting (again); it is tried again soon
+                self._cut_off.resume(control)
+        except (FederationError, StorageError):  # SuperLink is starting, or the disk is full; it is tried again soon
             return

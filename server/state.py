@@ -6,7 +6,6 @@ round that was under way.
 """
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +21,11 @@ from segformer3d.files import storage_errors
 from segformer3d.model import skeleton
 from segformer3d.tensor_file import write_tensors
 from server.federation import FederationSettings
+from server.run_folder import round_of, state_path, states
 
 FORMAT = "segfed-state-1"
 KEPT = 2
 _DESCRIPTION = "segfed"
-_NAME = re.compile(r"state-(\d{4,})\.safetensors")
 _FIELDS: Mapping[str, type] = {"run": str, "round": int, "fingerprint": dict, "history": list}
 
 
@@ -72,11 +71,6 @@ def begin(run: str, settings: FederationSettings, weights: Weights) -> ServerSta
     return ServerState(run, 0, weights, settings.fingerprint())
 
 
-def state_path(folder: Path, round_number: int) -> Path:
-    """Where the state after this round belongs."""
-    return folder / f"state-{round_number:04d}.safetensors"
-
-
 def write_state(folder: Path, state: ServerState) -> Path:
     """Write a state, whole or not at all, and keep the newest two.
 
@@ -86,18 +80,13 @@ def write_state(folder: Path, state: ServerState) -> Path:
     path = state_path(folder, state.round)
     best = [state.best.round, state.best.dice] if state.best else None
     described = {"format": FORMAT, **{name: getattr(state, name) for name in _FIELDS}, "best": best}
-    earlier = sorted((old for old in _states(folder) if _round_of(old) < state.round), key=_round_of)
+    earlier = [old for old in states(folder) if round_of(old) < state.round]
     superseded = earlier[0] if len(earlier) >= KEPT else None
     write_tensors(path, state.weights, {_DESCRIPTION: json.dumps(described, allow_nan=False)}, superseded)
-    for old in sorted(_states(folder), key=_round_of)[:-KEPT]:
+    for old in states(folder)[:-KEPT]:
         with storage_errors(old):
             old.unlink(missing_ok=True)
     return path
-
-
-def newest_state(folder: Path) -> Path | None:
-    """The file of the newest state in a run folder, or None when there is none."""
-    return max(_states(folder), key=_round_of, default=None)
 
 
 def read_state(path: Path) -> ServerState:
@@ -165,12 +154,3 @@ def _differences(then: Any, now: Any, name: str = "") -> list[str]:
         keys = sorted(set(then) | set(now))
         return [line for key in keys for line in _differences(then.get(key), now.get(key), f"{name}.{key}".lstrip("."))]
     return [] if then == now else [f"{name} was {json.dumps(then)} and is {json.dumps(now)}"]
-
-
-def _states(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("state-*.safetensors") if _NAME.fullmatch(path.name)]
-
-
-def _round_of(path: Path) -> int:
-    match = _NAME.fullmatch(path.name)
-    return int(match.group(1)) if match else -1

@@ -1,5 +1,6 @@
 """`segfed server status`: the coordinator's processes, its sites and its runs, now."""
 
+import shutil
 import time
 from datetime import datetime
 from pathlib import Path
@@ -9,17 +10,17 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from client.health import is_serving
 from segformer3d.errors import FederationError
+from segformer3d.health import is_serving
 from segformer3d.terminal import make_console, plain_bytes, plain_duration
 from server.control import Node, open_control
 from server.coordinator import Coordinator, open_coordinator, site_keys
-from server.progress import DONE, Progress, read_outcome, read_progress
+from server.run_folder import DONE, SUBMITTED_FILE, Progress, read_outcome, read_progress
 from server.running import EXECUTOR, GATE, SUPERLINK, is_running, read_running
-from server.runs import SUBMITTED_FILE
 
 SHOWN_RUNS = 5
 LOOK_S = 1.0
+LEAST_SPACE = 256 * 2**20  # bytes; a round's state of the published model takes some 40 MB
 
 
 def status_and_print(folder: str, watch: bool) -> None:
@@ -44,7 +45,7 @@ def _picture(coordinator: Coordinator) -> Group:
             nodes, note = control.nodes(), f"coordinator {coordinator.address} is up"
     except FederationError as error:
         nodes, note = (), str(error)
-    note = "\n".join([note, *_parts(coordinator)])
+    note = "\n".join([note, *_parts(coordinator), *_disk(coordinator)])
     runs = sorted((f.parent for f in coordinator.runs.glob(f"*/{SUBMITTED_FILE}")), key=lambda f: f.name, reverse=True)
     return Group(note, "", _sites(coordinator, nodes), *(_run(folder) for folder in runs[:SHOWN_RUNS]))
 
@@ -56,6 +57,11 @@ def _parts(coordinator: Coordinator) -> list[str]:
     health, again = read_running(coordinator).health, f"is being started again; see {coordinator.logs}"
     parts = (SUPERLINK, EXECUTOR, GATE)
     return [f"  {part}: {'runs' if is_serving(health, part) else f'{again}/{part}.log'}" for part in parts]
+
+
+def _disk(coordinator: Coordinator) -> list[str]:
+    free = shutil.disk_usage(coordinator.runs).free
+    return [f"  the disk is full: {plain_bytes(free)} free for {coordinator.runs}"] if free < LEAST_SPACE else []
 
 
 def _sites(coordinator: Coordinator, nodes: tuple[Node, ...]) -> Table:
@@ -83,6 +89,8 @@ def _state(progress: Progress | None, over: bool, reason: str | None) -> str:
         return "submitted"
     if progress.phase == DONE:
         return "closing"
+    if not progress.is_alive():
+        return f"its program ended in round {progress.round}, and is started again; see logs/executor.log if it goes on"
     spent = plain_duration(time.time() - progress.since)
     text = f"{progress.phase}, round {progress.round} of {progress.rounds}, for {spent}"
     if progress.round_seconds:

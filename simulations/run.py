@@ -30,7 +30,8 @@ from server.app import make_server_app
 from server.federation import FederationSettings
 from server.records import Event
 from server.rounds import LAST_FILE
-from server.state import ServerState, begin, check_resumable, newest_state, read_state
+from server.run_folder import newest_state
+from server.state import ServerState, begin, check_resumable, read_state
 from simulations.comparison import Budget, rivals_of, train_rivals
 from simulations.display import FederationDisplay
 from simulations.engines import ClientSource, EngineSettings, run_federation

@@ -35,7 +35,14 @@ def test_imports_point_one_way(path: Path):
 
 def test_the_server_takes_nothing_from_the_client_but_the_contract():
     """The contract with what it is made of: how weights are encoded, what failures say, the bundle, and no network."""
-    contract = {"client.contract", "client.weights", "client.failures", "client.offline", "client.bundle"}
+    contract = {
+        "client.contract",
+        "client.weights",
+        "client.failures",
+        "client.offline",
+        "client.bundle",
+        "client.names",
+    }
     for path in (ROOT / "server").rglob("*.py"):
         taken = {name for name in imported(path) if name.startswith("client")}
         assert taken <= contract, f"{path} imports {taken - contract}"

@@ -1,4 +1,4 @@
-"""Links that misbehave: a TCP proxy between a site and the gate, an HTTP proxy of a hospital, and network namespaces."""
+"""Bad links: a TCP proxy between a site and the gate, the HTTP proxy of a hospital, and network namespaces."""
 
 import socket
 import subprocess

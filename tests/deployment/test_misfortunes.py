@@ -1,4 +1,4 @@
-"""What goes wrong without anybody's ill will: sites that hang or leave, bad links, full disks, old certificates, clocks.
+"""What goes wrong without ill will: sites that hang or leave, bad links, full disks, old certificates, wrong clocks.
 
 Every fault is caused for real. The run completes with the rest, or stops with one line that says what to do.
 """

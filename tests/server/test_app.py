@@ -16,7 +16,8 @@ from segformer3d.settings import TrainingSettings
 from server.app import make_server_app
 from server.federation import FederationSettings
 from server.records import Event, RoundFinished
-from server.state import newest_state, read_state
+from server.run_folder import newest_state
+from server.state import read_state
 
 from ..client.tiny_site import TINY, context_of, tiny_site
 from .tiny_federation import TinyGrid, tiny_state

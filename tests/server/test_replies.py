@@ -27,7 +27,8 @@ from server.replies import (
     longest_update,
     set_aside_outliers,
 )
-from server.state import newest_state, read_state
+from server.run_folder import newest_state
+from server.state import read_state
 
 from ..client.tiny_site import RUN, tiny_weights
 from .hostile import HOSTILE, Change

@@ -24,7 +24,8 @@ from server.records import (
     message_bytes,
 )
 from server.rounds import Federation
-from server.state import newest_state, read_state
+from server.run_folder import newest_state
+from server.state import read_state
 
 from ..client.tiny_site import tiny_weights
 from .tiny_federation import (

@@ -8,12 +8,12 @@ import pytest
 from client.contract import PrepareReply
 from segformer3d.errors import ConfigurationError
 from segformer3d.training import ValidationReport
-from server.deployed import SETTINGS_FILE, read_settings
-from server.progress import Journal, read_outcome, read_progress
+from server.progress import Journal
 from server.records import RoundStarted, RunFinished, RunRecord, Score, SiteReplied, SiteSetAside, SitesReady
 from server.replies import SetAside
+from server.run_folder import SETTINGS_FILE, newest_state, read_outcome, read_progress, read_settings
 from server.runs import new_run, read_federation_file
-from server.state import newest_state, read_state
+from server.state import read_state
 
 from .test_coordinator import Coordinator, coordinator  # noqa: F401 - a fixture
 

@@ -16,15 +16,14 @@ from segformer3d.files import StorageError
 from segformer3d.model import build
 from segformer3d.settings import TrainingSettings
 from segformer3d.tasks import get_task
+from server.run_folder import newest_state, state_path
 from server.state import (
     FORMAT,
     Best,
     ServerState,
     begin,
     check_resumable,
-    newest_state,
     read_state,
-    state_path,
     write_state,
 )
 
