@@ -53,15 +53,16 @@ def join_and_print(folder: str) -> None:
 def site_services(site: SiteFile, port: int, secret: Path) -> list[Service]:
     """SuperNode and worker, who meet on this port of the loopback interface."""
     work = site.site.work
-    supernode = [program("flower-supernode"), "--superlink", str(site.coordinator)]
+    supernode = [program("python"), "-m", "client.supernode", "--superlink", str(site.coordinator)]
     supernode += ["--root-certificates", str(site.certificate), "--auth-supernode-private-key", str(site.key)]
     supernode += ["--host", LOOPBACK, "--port", str(port), "--isolation", "process"]
     supernode += ["--superexec-auth-secret-file", str(secret)]
     worker = [program("python"), "-m", "client.worker", str(port), str(secret)]
     environment = {**SWITCHES, SITE: str(site.folder), "FLWR_HOME": str(work / "flower")}
     outbound = {"HTTPS_PROXY": site.proxy} if site.proxy else {}
+    check = f"segfed site check {site.folder}"
     return [
-        Service(SUPERNODE, supernode, environment | outbound, work / "supernode.log"),
+        Service(SUPERNODE, supernode, environment | outbound, work / "supernode.log", check),
         Service(WORKER, worker, environment, work / "worker.log"),
     ]
 

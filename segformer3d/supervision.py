@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from segformer3d.files import storage_errors
@@ -33,12 +33,14 @@ class Service:
         command: what to start; the environment of the supervisor, with `environment` on top.
         environment: variables to set.
         log: where its output goes.
+        remedy: the command that finds out why it ends again and again; its log, when there is none.
     """
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str]
     log: Path
+    remedy: str = ""
 
 
 @dataclass
@@ -48,7 +50,7 @@ class _Child:
     started: float = 0.0
     pause: float = SHORTEST_PAUSE_S
     again_at: float = 0.0
-    starts: int = field(default=0)
+    ends: int = 0  # since it last ran for a while
 
 
 class Supervisor:
@@ -93,11 +95,20 @@ class Supervisor:
         if status is None:
             _cut(child.service.log)
             if now - child.started > STEADY_S:
-                child.pause = SHORTEST_PAUSE_S
+                child.pause, child.ends = SHORTEST_PAUSE_S, 0
             return
         child.process, child.again_at = None, now + child.pause
-        self._say(f"{child.service.name} ended ({_how(status)}); it is started again in {child.pause:g} s")
+        child.ends += 1
+        self._tell(child, status)
         child.pause = min(2 * child.pause, LONGEST_PAUSE_S)
+
+    def _tell(self, child: _Child, status: int) -> None:
+        """The 1st, 2nd, 4th, 8th time and so on: nobody reads a line every 15 s."""
+        if child.ends & (child.ends - 1):
+            return
+        service, times = child.service, f", {child.ends} times so far" if child.ends > 1 else ""
+        remedy = f"if this goes on: {service.remedy or f'see {service.log}'}"
+        self._say(f"{service.name} ended ({_how(status)}{times}); it is started again in {child.pause:g} s; {remedy}")
 
     def _start(self, child: _Child) -> None:
         service = child.service
@@ -112,7 +123,7 @@ class Supervisor:
                     stderr=log,
                     start_new_session=True,
                 )
-        child.started, child.starts = time.monotonic(), child.starts + 1
+        child.started = time.monotonic()
 
     def _end(self) -> None:
         running = [c.process for c in reversed(self._children) if c.process is not None and c.process.poll() is None]

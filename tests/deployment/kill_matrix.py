@@ -27,7 +27,7 @@ KINDS = {
     "SuperLink": ("coordinator", "flower-superlink"),
     "gate": ("coordinator", "server.gate_process"),
     "executor": ("coordinator", "flower-superexec"),
-    "SuperNode": (VICTIM, "flower-supernode"),
+    "SuperNode": (VICTIM, "client.supernode"),
     "ClientApp": (VICTIM, "client.worker"),
 }
 PHASES = ("before the round", "training", "the reply travels", "aggregating", "between rounds")

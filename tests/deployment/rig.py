@@ -139,8 +139,16 @@ class Rig:
 
     def process_of(self, owner: str, part: str) -> psutil.Process:
         """The process of a command's that has this text in its command line."""
-        family = psutil.Process(self.processes[owner].pid).children(recursive=True)
-        return next(p for p in family if any(part in word for word in p.cmdline()))
+        return self.processes_of(owner, part)[0]
+
+    def processes_of(self, owner: str, part: str) -> list[psutil.Process]:
+        """All of them, while they live."""
+        found = []
+        for process in psutil.Process(self.processes[owner].pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # zombies included
+                if any(part in word for word in process.cmdline()):
+                    found.append(process)
+        return found
 
     def wait(
         self, what: str, condition: Callable[[], bool], patience_s: float = PATIENCE_S, pause_s: float = 0.2

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import libfaketime
-import psutil
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -68,7 +67,7 @@ def wait_for_round(rig: Rig, run: Path, number: int) -> None:
 def test_a_site_that_hangs_for_two_rounds_and_comes_back(rig: Rig) -> None:
     run = rig.begin_run(federation_file(rounds=6, minimum_sites=2, round_deadline_s=10, again_s=5))
     wait_for_round(rig, run, 1)
-    hung = [rig.process_of(LAST, part) for part in ("flower-supernode", "client.worker")]
+    hung = [rig.process_of(LAST, part) for part in ("client.supernode", "client.worker")]
     for process in hung:
         process.suspend()
     try:
@@ -213,17 +212,12 @@ def test_a_full_disk_at_the_coordinator_stops_the_run_and_loses_nothing(rig: Rig
         run = rig.begin_run(federation_file())
         rig.wait("a round", lambda: len(records(run)) >= 1)
         fill()
-        rig.wait("the end of the program", lambda: not any(serverapps(rig)))
+        rig.wait("the end of the program", lambda: not rig.processes_of("coordinator", "flwr-serverapp"))
         shown = rig.do("server", "status", rig.coordinator)
         (rig.coordinator / "runs" / "ballast").unlink()
         assert rig.outcome(run) is None, rig.logs()
         assert "disk is full" in shown, shown
         assert same_weights(run, simulated.folder)
-
-
-def serverapps(rig: Rig) -> list[psutil.Process]:
-    family = psutil.Process(rig.processes["coordinator"].pid).children(recursive=True)
-    return [process for process in family if any("flwr-serverapp" in word for word in process.cmdline())]
 
 
 def test_an_expired_certificate_keeps_sites_out_until_it_is_renewed(rig: Rig) -> None:
