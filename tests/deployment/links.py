@@ -22,6 +22,7 @@ class Link:
     Attributes:
         target: where connections go; None for an HTTP proxy, which is told by each visitor (CONNECT).
         names: what an HTTP proxy knows of other hosts.
+        host: where it listens.
         delay_s: seconds that every piece is held back.
         stalled: nothing moves, and nobody is told.
         swallowing: what the target answers is lost.
@@ -30,16 +31,20 @@ class Link:
 
     target: Address | None
     names: dict[Address, Address] = field(default_factory=dict)
+    host: str = LOOPBACK
     delay_s: float = 0.0
     stalled: bool = False
     swallowing: bool = False
     visited: list[Address] = field(default_factory=list)
     _open: set[socket.socket] = field(default_factory=set)
-    _server: socket.socket = field(default_factory=lambda: socket.create_server((LOOPBACK, 0)))
+    _server: socket.socket = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._server = socket.create_server((self.host, 0))
 
     @property
     def port(self) -> int:
-        """Where it listens on the loopback interface."""
+        """Where it listens."""
         return int(self._server.getsockname()[1])
 
     def __enter__(self) -> "Link":

@@ -65,7 +65,7 @@ def wait_for_round(rig: Rig, run: Path, number: int) -> None:
 
 
 def test_a_site_that_hangs_for_two_rounds_and_comes_back(rig: Rig) -> None:
-    run = rig.begin_run(federation_file(rounds=6, minimum_sites=2, round_deadline_s=10, again_s=5))
+    run = rig.begin_run(federation_file(rounds=5, minimum_sites=2, round_deadline_s=8, again_s=5))
     wait_for_round(rig, run, 1)
     hung = [rig.process_of(LAST, part) for part in ("client.supernode", "client.worker")]
     for process in hung:
@@ -78,9 +78,10 @@ def test_a_site_that_hangs_for_two_rounds_and_comes_back(rig: Rig) -> None:
     assert rig.outcome(run) is None, rig.logs()
     assert sites_of(run)[0] == 2
     assert sites_of(run)[-1] == 3
-    assert reasons(run) == {"it did not answer within 10 s"}
+    assert reasons(run) == {"it did not answer within 8 s"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("minimum", [2, 3])
 def test_a_site_that_leaves_for_good(rig: Rig, simulated: Simulated, minimum: int) -> None:
     """With enough others the run completes; else it stops, and goes on exactly when the site is back."""
@@ -141,7 +142,10 @@ def lose_the_receipt(link: Link, rig: Rig) -> None:
     link.swallowing = False
 
 
-FAULTS = [slow_down, stall, cut_again_and_again, lose_the_receipt]
+FAULTS = [
+    *(pytest.param(fault, marks=pytest.mark.slow) for fault in (slow_down, stall, cut_again_and_again)),
+    lose_the_receipt,
+]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
@@ -190,6 +194,7 @@ def small_disk(place: Path, megabytes: int) -> Iterator[Callable[[], None]]:
         kept.rename(place)
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_a_site_is_told_and_mended(rig: Rig) -> None:
     work = rig.folder / LAST / "work"
     rig.leave(LAST)
@@ -247,7 +252,7 @@ def expire(certificate: Path, key: Path, authority_key: Path) -> None:
     certificate.write_bytes(new.public_bytes(serialization.Encoding.PEM))
 
 
-@pytest.mark.parametrize("shift", ["+10m", "-10m"])
+@pytest.mark.parametrize("shift", ["+10m", pytest.param("-10m", marks=pytest.mark.slow)])
 def test_a_clock_ten_minutes_off_keeps_a_site_out_and_is_told(rig: Rig, shift: str) -> None:
     variables = fake_clock(shift)
     rig.leave(LAST)

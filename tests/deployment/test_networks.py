@@ -1,0 +1,122 @@
+"""A site on another host, in a network namespace: a slow link, a hospital's proxy; and nobody phones home."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from segformer3d.addresses import LOOPBACK, Address
+
+from .federation import ROUNDS, Simulated, federation_file
+from .kill_matrix import same_weights
+from .links import Link, namespace
+from .rig import ROOT, Rig, environment
+
+REMOTE = "site-3"
+HERE, HOST = "10.213.47.1", "coordinator.example"
+
+
+@pytest.fixture(scope="module")
+def wide(simulated: Simulated, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    """A coordinator that other hosts reach, with two sites beside it."""
+    with Rig(tmp_path_factory.mktemp("wide"), simulated.sites, simulated.threads, (LOOPBACK, HERE, HOST)) as made:
+        made.start_coordinator()
+        made.join("site-1", "site-2")
+        yield made
+
+
+def play(rig: Rig, host: str, simulated: Simulated) -> list[dict[str, object]]:
+    """A run with the third site inside a namespace; its rounds."""
+    rig.start_site(REMOTE, prefix=["ip", "netns", "exec", host])
+    try:
+        rig.wait("the site", lambda: rig.is_connected(REMOTE))
+        run = rig.begin_run(federation_file())
+        assert rig.outcome(run) is None, rig.logs()
+        assert same_weights(run, simulated.folder)
+        return [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
+    finally:
+        rig.leave(REMOTE)
+
+
+@pytest.mark.slow
+def test_a_site_behind_two_megabits_a_second(wide: Rig, simulated: Simulated) -> None:
+    wide.set_way(REMOTE, f"{HERE}:{wide.port}")
+    with namespace("segfed-slow", "2mbit"):
+        slow = play(wide, "segfed-slow", simulated)
+    assert [len(record["sites"]) for record in slow] == [3] * ROUNDS
+
+
+@pytest.mark.slow
+def test_a_site_behind_a_proxy_that_knows_the_coordinators_name(wide: Rig, simulated: Simulated) -> None:
+    """The site resolves no names and reaches nothing but the proxy."""
+    coordinator = Address(HOST, wide.port)
+    with (
+        namespace("segfed-proxied") as (here, _),
+        Link(None, {coordinator: Address(LOOPBACK, wide.port)}, host=here) as proxy,
+    ):
+        wide.set_way(REMOTE, str(coordinator), f"http://{here}:{proxy.port}")
+        checked = subprocess.run(
+            [
+                "ip",
+                "netns",
+                "exec",
+                "segfed-proxied",
+                sys.executable,
+                ROOT / "segfed.py",
+                "site",
+                "check",
+                wide.folder / REMOTE,
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment(),
+        )
+        assert checked.returncode == 0, checked.stdout
+        assert f"{coordinator} through http://{here}:{proxy.port}" in checked.stdout
+        play(wide, "segfed-proxied", simulated)
+        assert set(proxy.visited) == {coordinator}
+
+
+ALONE = """
+ip link set lo up || exit 77
+echo BEFORE; cat /proc/net/snmp /proc/net/snmp6
+"$@" || exit 1
+echo AFTER; cat /proc/net/snmp /proc/net/snmp6
+python3 -c 'import socket; socket.socket(type=socket.SOCK_DGRAM).sendto(b"?", ("192.0.2.1", 53))' 2> /dev/null
+echo TRIED; cat /proc/net/snmp /proc/net/snmp6
+"""
+SIMULATED = "tests/test_command_line.py::test_a_federation_leaves_a_whole_run_folder"
+DEPLOYED = "tests/deployment/test_federation.py::test_the_final_weights_are_those_of_the_simulation"
+
+
+@pytest.mark.parametrize("played", [SIMULATED, pytest.param(DEPLOYED, marks=pytest.mark.slow)])
+def test_nobody_phones_home(played: str) -> None:
+    """A federation in a namespace without any route but loopback. The kernel counts whoever tries to leave it."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", played]
+    done = subprocess.run(
+        ["unshare", "--net", "sh", "-c", ALONE, "sh", *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env=environment(),
+    )
+    if "Operation not permitted" in done.stderr or done.returncode == 77:
+        pytest.skip("needs root and network namespaces")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
+    before, after, tried = (attempts(done.stdout.split(f"{name}\n")[1]) for name in ("BEFORE", "AFTER", "TRIED"))
+    assert after == before
+    assert tried == after + 1, "the counter counts"
+
+
+def attempts(tables: str) -> int:
+    """Packets that had nowhere to go, in the kernel's tables of a namespace."""
+    names, values = re.findall(r"^Ip: (.+)$", tables, re.M)[:2]
+    ipv4 = dict(zip(names.split(), map(int, values.split()), strict=True))
+    (ipv6,) = re.findall(r"^Ip6OutNoRoutes\s+(\d+)$", tables, re.M)[:1]
+    return ipv4["OutNoRoutes"] + int(ipv6)
