@@ -59,7 +59,7 @@ _TRAIN = "Train on the cases of one folder: the pooled or single-site baseline."
 _PREDICT = "Write NAME.nii.gz for each image, in the image's own space, orientation and spacing."
 _EVALUATE = "Dice, HD95 (mm) and surface Dice of a model on labelled cases, in their own space."
 _SITE = "Join a federation from a hospital: init, check, join, status. Only outbound connections are made."
-_SERVER = "Coordinate a federation of hospitals: init, add-site, start, run, status, stop."
+_SERVER = "Coordinate a federation of hospitals: init, add-site, start, run, status, stop, export."
 _AUDIT = "Check that no line of an audit trail (audit.jsonl) was changed, removed, added or moved."
 
 
@@ -157,6 +157,9 @@ def _server_options(command: argparse.ArgumentParser) -> None:
     run.add_argument("--resume", metavar="RUN", help="go on with this run from its last complete round")
     status = _deed(deeds, "status", "processes, sites and runs, now")
     status.add_argument("--watch", action="store_true", help="until Ctrl-C")
+    export = _deed(deeds, "export", "put a run's models, tables and settings into a folder", positional=False)
+    export.add_argument("run", metavar="RUN")
+    export.add_argument("--out", metavar="DIR", required=True, help="folder to write to")
     stop = _deed(deeds, "stop", "stop a run after its last complete round", positional=False)
     stop.add_argument("run", metavar="RUN")
 
@@ -236,6 +239,7 @@ _SERVER_DEEDS = {
     "run": "server.run_commands:run_and_print",
     "status": "server.status:status_and_print",
     "stop": "server.run_commands:stop_and_print",
+    "export": "server.export:export_and_print",
 }
 
 

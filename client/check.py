@@ -9,7 +9,7 @@ import shutil
 import socket
 import ssl
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -23,6 +23,7 @@ from rich.text import Text
 
 from client.failures import SAME_VERSION
 from client.fleet import Standing, standing_of
+from client.names import CONTRACT_HEADER, CONTRACT_VERSION
 from client.running import read_running
 from client.site_file import PUBLIC_KEY_FILE, SiteFile, read_site_file
 from segformer3d.dataset import prepare
@@ -80,14 +81,17 @@ def check_site(site: SiteFile) -> Iterator[Finding]:
     reached = _guarded("way to the coordinator", lambda: _check_way(site))
     yield reached
     if not reached.passed:
-        yield Finding("TLS, clock, standing", False, "not checked: the coordinator was not reached", "see above")
+        yield Finding(
+            "TLS, version, clock, standing", False, "not checked: the coordinator was not reached", "see above"
+        )
         return
-    answered, date = _check_tls(site)
+    answered, headers = _check_tls(site)
     yield answered
     if not answered.passed:
-        yield Finding("clock, standing", False, "not checked: no trusted answer", "see above")
+        yield Finding("version, clock, standing", False, "not checked: no trusted answer", "see above")
         return
-    yield _check_clock(date)
+    yield _check_version(headers[CONTRACT_HEADER])
+    yield _check_clock(headers["date"])
     yield _check_standing(site)
 
 
@@ -183,8 +187,8 @@ def _connect(site: SiteFile) -> socket.socket:
     return connection.sock
 
 
-def _check_tls(site: SiteFile) -> tuple[Finding, str]:
-    """The certificate and the host name, and that a gate of segfed answers; its idea of the time comes with it."""
+def _check_tls(site: SiteFile) -> tuple[Finding, Mapping[str, str]]:
+    """The certificate and the host name, and that a gate of segfed answers; what it says of itself comes with it."""
     what, host = "TLS", site.coordinator.host
     try:
         context = ssl.create_default_context(cafile=site.certificate)
@@ -193,16 +197,16 @@ def _check_tls(site: SiteFile) -> tuple[Finding, str]:
             connection.sendall(b"GET / HTTP/1.1\r\nhost: segfed\r\nconnection: close\r\n\r\n")
             answer = http.client.HTTPResponse(connection)
             answer.begin()
-            date, gate = answer.headers.get("date", ""), answer.headers.get("server", "")
+            headers = {name: answer.headers.get(name, "") for name in (CONTRACT_HEADER, "date")}
     except ssl.SSLCertVerificationError as error:
-        return Finding(what, False, error.verify_message, _tls_remedy(error.verify_message)), ""
+        return Finding(what, False, error.verify_message, _tls_remedy(error.verify_message)), {}
     except (OSError, http.client.HTTPException) as error:
-        return Finding(what, False, f"no TLS there ({type(error).__name__})", "check host and port in site.toml"), ""
-    if not gate.startswith("segfed"):
-        return Finding(what, False, "something answers that is no gate of segfed", "check the address in site.toml"), ""
+        return Finding(what, False, f"no TLS there ({type(error).__name__})", "check host and port in site.toml"), {}
+    if not headers[CONTRACT_HEADER]:
+        return Finding(what, False, "something answers that is no gate of segfed", "check the address in site.toml"), {}
     soon = expires - datetime.now(UTC) < EXPIRES_SOON
     note = " (soon: remind the coordinator)" if soon else ""
-    return Finding(what, True, f"{host} is who it says it is, until {expires:%Y-%m-%d}{note}"), date
+    return Finding(what, True, f"{host} is who it says it is, until {expires:%Y-%m-%d}{note}"), headers
 
 
 def _tls_remedy(message: str) -> str:
@@ -211,6 +215,14 @@ def _tls_remedy(message: str) -> str:
     if "mismatch" in message or "match" in message:
         return "use the host name that is in the coordinator's certificate, or have it issued for this one as well"
     return "ask the coordinator for its coordinator.crt again, by a way that you trust; do not join before it fits"
+
+
+def _check_version(spoken: str) -> Finding:
+    """Whether both ends speak the same version of the message contract."""
+    if spoken != str(CONTRACT_VERSION):
+        told = f"the coordinator speaks version {spoken} of the messages, this site {CONTRACT_VERSION}"
+        return Finding("version", False, told, SAME_VERSION)
+    return Finding("version", True, f"both ends speak version {CONTRACT_VERSION} of the messages")
 
 
 def _check_clock(date: str) -> Finding:

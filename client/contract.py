@@ -15,7 +15,7 @@ from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, MessageType, MetricRecord, RecordDict
 
-from client.names import RUN_NAME, SITE_NAME
+from client.names import CONTRACT_VERSION, RUN_NAME, SITE_NAME
 from client.records import check_names, read_fields, read_json, record_of
 from client.weights import Weights, decode_weights, encode_weights, parameter_norm
 from segformer3d.errors import ReplyError
@@ -23,7 +23,6 @@ from segformer3d.settings import TrainingSettings
 from segformer3d.tasks import Task, task_from_json
 from segformer3d.training import TrainingReport, ValidationReport
 
-CONTRACT_VERSION = 2
 ARRAYS, CONFIG, METRICS, ABOUT = "arrays", "config", "metrics", "about"
 PREPARE, TRAIN, EVALUATE = MessageType.QUERY, MessageType.TRAIN, MessageType.EVALUATE
 

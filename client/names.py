@@ -1,6 +1,9 @@
-"""What sites and runs may be called: names travel, and become folders at both ends."""
+"""What both ends must agree on before they talk: the version of their messages, and what sites and runs are called."""
 
 import re
 
+CONTRACT_VERSION = 2  # of the messages, see `client.contract`
+CONTRACT_HEADER = "segfed-contract"  # a site knows by it that it has found a gate, and of which version
+# Names travel, and become folders at both ends.
 SITE_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 RUN_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")

@@ -10,12 +10,12 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
-from flwr.app import Context, Error, Message
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode, SubStatus
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
@@ -36,6 +36,7 @@ from client.deployed import app, own_site
 from client.failures import describe
 from client.site_log import write_log
 from client.trail import note_message
+from client.unfinished import forget_unfinished, note_unfinished, read_unfinished
 from segformer3d.addresses import LOOPBACK, Address
 from segformer3d.errors import SegfedError
 
@@ -46,6 +47,7 @@ _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 def run_worker(runtime: Address, secret: bytes) -> None:
     """Take messages from the SuperNode on this machine and answer them, for ever."""
     work, token = own_site().site.work, None
+    _tell_of_predecessor(runtime, work)
     with _client(runtime, SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods={_ACQUIRE})) as executor:
         while True:
             token = token or _next_token(executor)
@@ -79,9 +81,29 @@ def _serve(executor: RuntimeHttpClient, runtime: Address, token: str) -> str | N
                 client.close()  # ends the pulling
                 return newer
         message, context, _, bundle = pulled.result()
+        work = own_site().site.work
+        note_unfinished(work, token, message)
         push_message(client, _answer(app, message, context, bundle.content), context)
         push_task_output(client, context, SubStatus.COMPLETED, "")
+        forget_unfinished(work)
     return None
+
+
+def _tell_of_predecessor(runtime: Address, work: Path) -> None:
+    """Answer in place of a worker that was killed over a message, so that the coordinator can ask again at once."""
+    left = read_unfinished(work)
+    if left is None:
+        return
+    write_log(
+        work, "the program that computes died over a message and was started again; the coordinator will ask again"
+    )
+    died = Message(Error(ErrorCode.CLIENT_APP_CRASHED, "its worker was killed"), reply_to=left.message)
+    context = Context(left.message.metadata.run_id, left.message.metadata.dst_node_id, {}, RecordDict(), {})
+    # A SuperNode that was started again, too, knows nothing of it.
+    with _client(runtime, RuntimeTokenHttpInterceptor(left.token)) as client, suppress(httpx.HTTPError, RuntimeError):
+        push_message(client, died, context)
+        push_task_output(client, None, SubStatus.FAILED, "the worker was killed")
+    forget_unfinished(work)
 
 
 def _newer_token(executor: RuntimeHttpClient, pulled: "Future[Any]") -> str | None:

@@ -4,10 +4,13 @@ from pathlib import Path
 
 from segformer3d.addresses import Address
 from segformer3d.errors import ConfigurationError, FederationError
+from segformer3d.files import write_text
 from segformer3d.keys import hosts_of, read_certificate
 from segformer3d.terminal import make_console
 from server.control import open_control, register_sites
 from server.coordinator import Brought, Coordinator, add_site, open_coordinator, remove_site, set_up
+from server.gate import GateLimits
+from server.nginx import nginx_settings
 
 DEFAULT_PORT = 8443
 
@@ -34,6 +37,7 @@ def init_and_print(
     address = Address(host[0], port)
     where = Address.parse(listen) if listen else Address("0.0.0.0", port)  # noqa: S104 - the gate is for the outside
     coordinator = set_up(Path(folder), address, where, host, brought)
+    write_text(coordinator.folder / "nginx.conf", nginx_settings(coordinator, GateLimits()))
     shown = hosts_of(read_certificate(coordinator.pair("gate")[0]))
     console = make_console()
     console.print(f"coordinator in {folder}: sites connect to {address}, the gate listens on {where}", soft_wrap=True)

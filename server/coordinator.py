@@ -1,6 +1,7 @@
 """The coordinator's folder: who it is, who may join, and the runs.
 
 server.toml           settings, for people to edit
+nginx.conf            for those who prefer nginx to the gate
 authority.crt, .key   the coordinator's own certificate authority
 gate.crt, .key        what the outside sees; from the authority, or brought
 superlink.crt, .key   for loopback only; always from the authority
@@ -33,7 +34,7 @@ from segformer3d.keys import (
 
 COORDINATOR = "SEGFED_COORDINATOR"  # names the folder to the programs that `server start` starts
 LOOPBACK_NAMES = ("127.0.0.1", "localhost")
-_SETTINGS = ("address", "listen")
+_SETTINGS, _PORT = ("address", "listen"), "superlink_port"
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,13 @@ class Coordinator:
         folder: where it is.
         address: what sites are told to connect to.
         listen: where the gate listens.
+        superlink_port: where SuperLink listens on the loopback interface; None for a free port at every start.
     """
 
     folder: Path
     address: Address
     listen: Address
+    superlink_port: int | None = None
 
     @property
     def sites(self) -> Path:
@@ -144,7 +147,8 @@ def open_coordinator(folder: Path) -> Coordinator:
     except ValueError as error:
         raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
     _check_settings(path, values)
-    return Coordinator(folder.resolve(), Address.parse(values["address"]), Address.parse(values["listen"]))
+    address, listen = (Address.parse(values[name]) for name in _SETTINGS)
+    return Coordinator(folder.resolve(), address, listen, values.get(_PORT))
 
 
 def add_site(coordinator: Coordinator, name: str, key: bytes, where: str) -> str:
@@ -191,15 +195,19 @@ _TEMPLATE = """\
 # A segfed coordinator. After a change: stop and start it again.
 address = "{address}"   # what sites connect to; its host is in the gate's certificate
 listen = "{listen}"     # where the gate listens
+# superlink_port = 8000         # a fixed port on the loopback interface, for nginx in place of the gate: see nginx.conf
 """
 
 
 def _check_settings(path: Path, values: Mapping[str, Any]) -> None:
-    for name in sorted(set(values) ^ set(_SETTINGS)):
+    for name in sorted((set(values) - {_PORT}) ^ set(_SETTINGS)):
         raise ConfigurationError(f"{path} {'lacks' if name in _SETTINGS else 'has an unknown setting'} {name!r}")
     for name in _SETTINGS:
         if not isinstance(values[name], str):
             raise ConfigurationError(f"{name} in {path} must be a text, got {values[name]!r}")
+    port = values.get(_PORT, 1)
+    if type(port) is not int or not 1 <= port <= 65535:
+        raise ConfigurationError(f"{_PORT} in {path} must be a whole number in [1, 65535], got {port!r}")
 
 
 def _bring(coordinator: Coordinator, brought: Brought) -> None:

@@ -17,6 +17,7 @@ from email.utils import formatdate
 
 import h11
 
+from client.names import CONTRACT_HEADER, CONTRACT_VERSION
 from segformer3d.addresses import Address
 
 # What a registered SuperNode calls. It neither registers nor unregisters itself: the coordinator does that.
@@ -34,7 +35,7 @@ _CALLS = (
 )
 PATHS = frozenset(f"/v1/fleet/{call}".encode() for call in _CALLS)
 _OF_ONE_HOP = {b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
-SERVER = "segfed"  # a site knows by it that it has found a gate
+SERVER = "segfed"
 LINGER_S, LINGER_CHUNKS = 1.0, 64
 _CHUNK = 2**16
 
@@ -228,7 +229,12 @@ class _Visit:
 
     async def _answer(self, status: int, text: str) -> None:
         body = f"{text}\n".encode()
-        headers = [("server", SERVER), ("date", formatdate(usegmt=True)), ("connection", "close")]
+        headers = [
+            ("server", SERVER),
+            (CONTRACT_HEADER, str(CONTRACT_VERSION)),
+            ("date", formatdate(usegmt=True)),
+            ("connection", "close"),
+        ]
         headers += [("content-type", "text/plain"), ("content-length", str(len(body)))]
         with suppress(h11.LocalProtocolError, OSError, TimeoutError):
             for event in (h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage()):

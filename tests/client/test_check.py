@@ -15,6 +15,7 @@ import pytest
 from client import check
 from client.check import FailedChecksError, Finding, check_and_print, check_site
 from client.init import init_and_print
+from client.names import CONTRACT_VERSION
 from client.site_file import read_site_file
 from segformer3d import keys
 from segformer3d.addresses import free_port
@@ -36,7 +37,7 @@ def coordinator(
     authority: Authority,
     *,
     host: str = "localhost",
-    name: str = "segfed",
+    contract: str | None = str(CONTRACT_VERSION),
     ahead_s: float = 0,
     status: int = 412,
 ) -> Iterator[int]:
@@ -49,8 +50,10 @@ def coordinator(
         def do_POST(self) -> None:
             self.send_error(412)
 
-        def version_string(self) -> str:
-            return name
+        def end_headers(self) -> None:
+            if contract is not None:
+                self.send_header("segfed-contract", contract)
+            super().end_headers()
 
         def date_time_string(self, timestamp: float | None = None) -> str:
             return format_datetime(datetime.now(UTC) + timedelta(seconds=ahead_s), usegmt=True)
@@ -129,6 +132,7 @@ def test_a_gate_that_does_not_know_the_key(
     with coordinator(tmp_path, authority) as port:
         findings = found(make_site(port), monkeypatch)
     assert findings["TLS"].passed
+    assert findings["version"].passed
     assert findings["clock"].passed
     assert findings["standing at the coordinator"].found == "this site's key is not let in"
 
@@ -182,8 +186,18 @@ def test_an_expired_certificate(
 def test_something_else_that_speaks_tls(
     make_site: MakeSite, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with coordinator(tmp_path, authority, name="nginx") as port:
+    with coordinator(tmp_path, authority, contract=None) as port:
         assert "no gate of segfed" in found(make_site(port), monkeypatch)["TLS"].found
+
+
+def test_another_version_of_the_messages(
+    make_site: MakeSite, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with coordinator(tmp_path, authority, contract="999") as port:
+        version = found(make_site(port), monkeypatch)["version"]
+    assert not version.passed
+    told = f"the coordinator speaks version 999 of the messages, this site {CONTRACT_VERSION}"
+    assert (version.found, version.remedy) == (told, "install the same segfed at both ends")
 
 
 def test_through_the_hospitals_proxy(
@@ -198,7 +212,9 @@ def test_through_the_hospitals_proxy(
 
 def test_the_command_says_in_one_line_what_failed(make_site: MakeSite, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_site(free_port())
-    with pytest.raises(FailedChecksError, match="3 of 7 checks failed: data, way to the coordinator, TLS, clock"):
+    with pytest.raises(
+        FailedChecksError, match="3 of 7 checks failed: data, way to the coordinator, TLS, version, clock"
+    ):
         check_and_print(str(folder))
     assert "[limits]" in capsys.readouterr().out
     settings = folder / "site.toml"

@@ -120,8 +120,9 @@ class Rig:
         return reason
 
     def start(self, name: str, *arguments: object, prefix: Sequence[str] = (), **variables: str) -> None:
-        """Start a command in the background; its output goes to NAME.out."""
-        command, values = [*prefix, *SEGFED, *map(str, arguments)], environment() | variables
+        """Start a command in the background; its output goes to NAME.out. It does not outlive the tests."""
+        tether = [sys.executable, "-m", "segformer3d.tether", str(os.getpid())]
+        command, values = [*tether, *prefix, *SEGFED, *map(str, arguments)], environment() | variables
         with (self.folder / f"{name}.out").open("ab") as output:
             self.processes[name] = subprocess.Popen(
                 command, stdout=output, stderr=output, start_new_session=True, env=values

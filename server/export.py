@@ -1,0 +1,85 @@
+"""`segfed server export`: what came out of a run, in a folder that can be handed on.
+
+The models, one table with a line for each site and round, the run's settings, and a README that says what is what. Of
+the sites it tells what they told the coordinator: names, numbers of cases and measurements, nothing of a patient.
+"""
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from segformer3d.checkpoint import save_weights
+from segformer3d.errors import ConfigurationError
+from segformer3d.files import storage_errors, write_text
+from segformer3d.terminal import make_console
+from server.coordinator import open_coordinator
+from server.federation import FederationSettings
+from server.rounds import BEST_FILE, LAST_FILE
+from server.run_folder import SETTINGS_FILE, newest_state, read_outcome, read_settings
+from server.state import ServerState, read_state
+
+_COLUMNS = ("site", "cases", "steps", "loss", "share", "update_norm", "validation_cases", "training_seconds", "seconds")
+
+
+def export_and_print(folder: str, run: str, out: str) -> None:
+    """Export a run, complete or not.
+
+    Raises:
+        ConfigurationError: there is no such run, or the folder to write to has something in it.
+        StorageError: it cannot be written.
+    """
+    source, target = open_coordinator(Path(folder)).run_folder(run), Path(out)
+    settings, newest = read_settings(source), newest_state(source)
+    if newest is None:
+        raise ConfigurationError(f"{source} holds no state of a run")
+    if target.exists() and any(target.iterdir()):
+        raise ConfigurationError(f"{target} has something in it; choose another folder")
+    state = read_state(newest)
+    notes = {"run": state.run, "round": state.round, "validation_dice": None}
+    save_weights(target / LAST_FILE, state.weights, settings.task.model, settings.task, notes)
+    for name in (BEST_FILE, SETTINGS_FILE):
+        if (source / name).exists():
+            with storage_errors(target / name):
+                shutil.copyfile(source / name, target / name)
+    write_text(target / "rounds.csv", rounds_table(state.history, [s.name for s in settings.task.structures]))
+    write_text(target / "README.md", _describe(state, settings, read_outcome(source)))
+    model = target / (BEST_FILE if state.best else LAST_FILE)
+    console = make_console()
+    console.print(f"run {run}, {state.round} of {settings.rounds} rounds, is in {target}", soft_wrap=True)
+    console.print(f"Measure it with: segfed evaluate --model {model} --data DIR --out DIR", soft_wrap=True)
+
+
+def rounds_table(history: Sequence[Mapping[str, Any]], structures: Sequence[str]) -> str:
+    """One line for each site and round, as CSV. A site's Dice are those of the model that it was sent."""
+    text = io.StringIO()
+    table = csv.writer(text)
+    table.writerow(["round", *_COLUMNS, *(f"dice {name}" for name in structures)])
+    for record in history:
+        for site in record["sites"]:
+            table.writerow([record["round"], *(site[name] for name in _COLUMNS), *site["dice"]])
+    return text.getvalue()
+
+
+def _describe(state: ServerState, settings: FederationSettings, outcome: tuple[bool, str | None]) -> str:
+    over, reason = outcome
+    how = (f"stopped: {reason}" if reason else "complete") if over else "going on"
+    best = f"`{BEST_FILE}`: after round {state.best.round}, validation Dice {state.best.dice:.4f}" if state.best else ""
+    sites = sorted({site["site"] for record in state.history for site in record["sites"]})
+    lines = [
+        f"# {state.run}",
+        "",
+        f"Task {settings.task.name}, {state.round} of {settings.rounds} rounds ({how}), sites: {', '.join(sites)}.",
+        "",
+        *([f"- {best}"] if best else []),
+        f"- `{LAST_FILE}`: after round {state.round}",
+        "- `rounds.csv`: what each site reported in each round",
+        f"- `{SETTINGS_FILE}`: the settings of the run",
+        "",
+        f"Settings: {json.dumps(settings.training.to_json())}",
+        "",
+    ]
+    return "\n".join(lines)

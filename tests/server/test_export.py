@@ -1,0 +1,76 @@
+"""What came out of a run, in a folder of its own. Oracle: the run's own records."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from segformer3d.checkpoint import load
+from segformer3d.errors import ConfigurationError
+from segformer3d.files import write_json
+from server.coordinator import Coordinator
+from server.export import export_and_print
+from server.run_folder import SETTINGS_FILE, newest_state
+from server.state import read_state
+
+from ..client.tiny_site import RUN
+from .test_coordinator import coordinator  # noqa: F401 - a fixture
+from .tiny_federation import TinyGrid, TinySite, federate, tiny_settings
+
+
+@pytest.fixture
+def played(coordinator: Coordinator) -> Path:  # noqa: F811
+    """A complete run in a coordinator's folder."""
+    folder, settings = coordinator.run_folder(RUN), tiny_settings()
+    write_json(folder / SETTINGS_FILE, settings.to_json())
+    federate(TinyGrid({11: TinySite("a"), 12: TinySite("b")}), folder, settings)
+    return folder
+
+
+def test_models_tables_and_settings_are_there(
+    coordinator: Coordinator,  # noqa: F811
+    played: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    export_and_print(str(coordinator.folder), RUN, str(out))
+    assert sorted(path.name for path in out.iterdir()) == [
+        "README.md", "best.safetensors", "federation.json", "last.safetensors", "rounds.csv",
+    ]  # fmt: skip
+    newest = newest_state(played)
+    assert newest is not None
+    weights = load(out / "last.safetensors").state_dict()
+    for name, value in read_state(newest).weights.items():
+        assert (weights[name].numpy() == value).all()
+    rows = list(csv.DictReader((out / "rounds.csv").read_text().splitlines()))
+    records = [json.loads(line) for line in (played / "rounds.jsonl").read_text().splitlines()]
+    told = [(str(r["round"]), s["site"], str(s["loss"]), str(s["dice"][0])) for r in records for s in r["sites"]]
+    assert [(row["round"], row["site"], row["loss"], [*row.values()][-1]) for row in rows] == told
+    assert len(rows) == 6
+    readme = (out / "README.md").read_text()
+    assert "3 of 3 rounds" in readme
+    assert "sites: a, b." in readme
+    assert f"segfed evaluate --model {out / 'best.safetensors'}" in capsys.readouterr().out
+
+
+def test_a_run_that_goes_on_can_be_exported_too(coordinator: Coordinator, played: Path, tmp_path: Path) -> None:  # noqa: F811
+    for name in ("best.safetensors", "last.safetensors", "result.json"):
+        (played / name).unlink()
+    export_and_print(str(coordinator.folder), RUN, str(tmp_path / "out"))
+    assert "(going on)" in (tmp_path / "out" / "README.md").read_text()
+    assert load(tmp_path / "out" / "last.safetensors")
+
+
+def test_nothing_is_written_over_and_nothing_is_made_up(coordinator: Coordinator, played: Path, tmp_path: Path) -> None:  # noqa: F811
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "mine").touch()
+    with pytest.raises(ConfigurationError, match="has something in it"):
+        export_and_print(str(coordinator.folder), RUN, str(tmp_path / "kept"))
+    with pytest.raises(ConfigurationError, match="no settings of a run"):
+        export_and_print(str(coordinator.folder), "another", str(tmp_path / "out"))
+    shutil.rmtree(played)
+    with pytest.raises(ConfigurationError):
+        export_and_print(str(coordinator.folder), RUN, str(tmp_path / "out"))
