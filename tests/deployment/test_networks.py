@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ def wide(simulated: Simulated, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 def play(rig: Rig, host: str, simulated: Simulated) -> list[dict[str, object]]:
     """A run with the third site inside a namespace; its rounds."""
-    rig.start_site(REMOTE, prefix=["ip", "netns", "exec", host])
+    rig.start_site(REMOTE, prefix=[str(shutil.which("ip")), "netns", "exec", host])
     try:
         rig.wait("the site", lambda: rig.is_connected(REMOTE))
         run = rig.begin_run(federation_file())

@@ -14,7 +14,7 @@ from .rig import Rig
 from .test_attackers import OUTSIDE, visit
 
 MAIN = """
-daemon off; pid {folder}/pid; error_log {folder}/error.log warn;
+daemon off; user root; pid {folder}/pid; error_log {folder}/error.log warn;
 events {{}}
 http {{
     log_format asked "$request -> $upstream_addr"; access_log {folder}/asked.log asked;
@@ -67,5 +67,9 @@ def test_nginx_passes_on_nothing_else(behind_nginx: Rig, path: str) -> None:
     with visit(behind_nginx) as connection:
         connection.request("POST", path, b"", {"content-type": "application/protobuf"})
         assert connection.getresponse().status in (400, 404)
-    lines = [line for line in asked.read_text().splitlines()[before:] if f" {path} " in line]
-    assert [line.rpartition("-> ")[2] for line in lines] == ["-"], "nginx answered by itself"
+
+    def logged() -> list[str]:
+        return [line for line in asked.read_text().splitlines()[before:] if f" {path} " in line]
+
+    behind_nginx.wait("nginx's log", lambda: bool(logged()), patience_s=10)
+    assert [line.rpartition("-> ")[2] for line in logged()] == ["-"], "nginx answered by itself"
