@@ -21,7 +21,7 @@ from flwr.common.constant import ErrorCode, SubStatus
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
-from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectPushError
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -41,6 +41,8 @@ from segformer3d.addresses import LOOPBACK, Address
 from segformer3d.errors import SegfedError
 
 POLL_S, PATIENCE_S = 0.1, 2.0
+# What talking to the SuperNode raises when it ends, or when it has dropped the message meanwhile.
+_LOST = (httpx.HTTPError, RuntimeError, ObjectPullError, ObjectPushError)
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 
 
@@ -56,8 +58,9 @@ def run_worker(runtime: Address, secret: bytes) -> None:
                 continue
             try:
                 token = _serve(executor, runtime, token)
-            except (httpx.HTTPError, RuntimeError, ObjectPullError) as error:  # the coordinator will ask again
+            except _LOST as error:  # the coordinator will ask again
                 write_log(work, f"a message was lost on the way to or from this site's SuperNode ({error})")
+                forget_unfinished(work)
                 token = None
 
 
@@ -100,7 +103,7 @@ def _tell_of_predecessor(runtime: Address, work: Path) -> None:
     died = Message(Error(ErrorCode.CLIENT_APP_CRASHED, "its worker was killed"), reply_to=left.message)
     context = Context(left.message.metadata.run_id, left.message.metadata.dst_node_id, {}, RecordDict(), {})
     # A SuperNode that was started again, too, knows nothing of it.
-    with _client(runtime, RuntimeTokenHttpInterceptor(left.token)) as client, suppress(httpx.HTTPError, RuntimeError):
+    with _client(runtime, RuntimeTokenHttpInterceptor(left.token)) as client, suppress(*_LOST):
         push_message(client, died, context)
         push_task_output(client, None, SubStatus.FAILED, "the worker was killed")
     forget_unfinished(work)
