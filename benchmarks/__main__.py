@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.deployment import describe_deployment, measure_deployment
 from benchmarks.federations import describe_federations, measure_federations
 from benchmarks.inference import describe_inference, measure_inference
 from benchmarks.machine import describe_machine
@@ -26,6 +27,7 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Settings], Any], Callable[[Any], str
     "inference": ("A whole scan", measure_inference, describe_inference),
     "training": ("Training on real cases", measure_training, describe_training),
     "federations": ("A federated round over its bare steps", measure_federations, describe_federations),
+    "deployment": ("A trivial round between processes", measure_deployment, describe_deployment),
 }
 
 

@@ -18,6 +18,7 @@ class Settings:
         scan_shape: voxels of the synthetic scan that stands in for a real one.
         sites: federations of so many sites.
         rounds: rounds of each.
+        trivial_rounds: rounds of the federation between processes.
         scans: a folder of labelled cases in the Decathlon layout.
         glioma: a folder with one scan in four contrasts, or None for a synthetic one.
         trained: a model of the cases' task, or None to leave out what needs one.
@@ -34,6 +35,7 @@ class Settings:
     scan_shape: tuple[int, int, int]
     sites: tuple[int, ...]
     rounds: int
+    trivial_rounds: int
     scans: Path | None
     glioma: Path | None
     trained: Path | None
@@ -49,6 +51,7 @@ FULL = {
     "scan_shape": (240, 240, 155),
     "sites": (2, 4, 8, 16, 32),
     "rounds": 3,
+    "trivial_rounds": 8,
 }
 QUICK = {
     "repeats": 3,
@@ -60,4 +63,5 @@ QUICK = {
     "scan_shape": (140, 140, 100),
     "sites": (4,),
     "rounds": 1,
+    "trivial_rounds": 3,
 }

@@ -1,4 +1,4 @@
-"""One question to the coordinator with the site's own key: does it let this site in?"""
+"""Two words to the coordinator with the site's own key: does it let this site in, and: this site is not there."""
 
 import os
 from collections.abc import Iterator
@@ -31,18 +31,8 @@ class Standing(Enum):
 
 def standing_of(site: SiteFile) -> Standing:
     """Connect with the site's key and leave again. A site that is connected already is not let in a second time."""
-    key = load_ssh_private_key(site.key.read_bytes(), None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey), "the key has been checked before"
-    public = key.public_key()
-    signing: list[ProtobufClientInterceptor] = [
-        RuntimeVersionHttpInterceptor(component_name="SuperNode"),
-        NodeAuthHttpInterceptor(key, public),
-    ]
-    request = ActivateNodeRequest(public_key=public_key_to_bytes(public), heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
-    trusted = site.certificate.read_bytes()
-    with _proxy(site.proxy):  # the client takes it from the environment when it is made
-        made = FleetHttpClient.from_server_address(str(site.coordinator), False, trusted, signing)
-    with made as client:
+    with _fleet(site) as (client, public):
+        request = ActivateNodeRequest(public_key=public, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
         try:
             node = client.ActivateNode(request).node_id
             client.DeactivateNode(DeactivateNodeRequest(node_id=node))
@@ -52,6 +42,36 @@ def standing_of(site: SiteFile) -> Standing:
         except (httpx.HTTPError, ValueError):
             return Standing.NOT_UNDERSTOOD
     return Standing.REGISTERED
+
+
+def take_leave(site: SiteFile, node: int) -> bool:
+    """Say that the node that this site was is there no more; whether that was news to the coordinator.
+
+    A SuperNode that was killed says nothing, and the coordinator would not let the site in again for a minute or two.
+    """
+    with _fleet(site) as (client, _):
+        try:
+            client.DeactivateNode(DeactivateNodeRequest(node_id=node))
+        except (httpx.HTTPError, ValueError):  # it is down, or knows already
+            return False
+    return True
+
+
+@contextmanager
+def _fleet(site: SiteFile) -> Iterator[tuple[FleetHttpClient, bytes]]:
+    """A client that signs with the site's key, and the public half of it."""
+    key = load_ssh_private_key(site.key.read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey), "the key has been checked before"
+    public = key.public_key()
+    signing: list[ProtobufClientInterceptor] = [
+        RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+        NodeAuthHttpInterceptor(key, public),
+    ]
+    trusted = site.certificate.read_bytes()
+    with _proxy(site.proxy):  # the client takes it from the environment when it is made
+        made = FleetHttpClient.from_server_address(str(site.coordinator), False, trusted, signing)
+    with made as client:
+        yield client, public_key_to_bytes(public)
 
 
 @contextmanager

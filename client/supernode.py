@@ -1,4 +1,4 @@
-"""Flower's SuperNode with two of its weaknesses mended: `python -m client.supernode OPTIONS`.
+"""Flower's SuperNode with three of its weaknesses mended: `python -m client.supernode OPTIONS`.
 
 When a connection fails in a way that Flower does not try again (a certificate that has expired meanwhile, an
 interception of TLS), its loop returns, but a thread of its own keeps the process alive, and the site would be silent
@@ -8,12 +8,18 @@ When a run is stopped while its message is on the way, Flower forgets to forget 
 and the SuperNode would take that answer for the one to the next message, and so on: each answer would leave the site
 only when the next question comes. Here everything is dropped whenever no message could be fetched, for a SuperNode has
 one message at a time.
+
+When a SuperNode is killed, the coordinator thinks for a minute or two that it is there, and lets no other one in with
+the same key. Here it is told first thing, by the successor, which finds in a file who its predecessor was.
 """
 
 import os
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 from flwr.common.constant import Status, SubStatus
@@ -21,12 +27,22 @@ from flwr.supernode import start_client_internal as flower
 from flwr.supernode.cli import flower_supernode
 from flwr.supernode.nodestate import NodeState
 
+from client.fleet import take_leave
+from client.site_file import SITE, read_site_file
+
+NODE_FILE = "supernode.id"
+ABSENCE_S = 3.0  # long enough for a run to see that the site is away, and that it must ask again
 _UNFINISHED = (Status.PENDING, Status.STARTING, Status.RUNNING)
 
 
 def main() -> None:
     """Take part until SIGTERM, or until Flower gives up. It does not return."""
-    flower._pull_and_store_message = without_ghosts(flower._pull_and_store_message)
+    site = read_site_file(Path(os.environ[SITE]))
+    note = site.site.work / NODE_FILE
+    with suppress(OSError, ValueError):
+        if take_leave(site, int(note.read_text(encoding="ascii"))):
+            time.sleep(ABSENCE_S)
+    flower._pull_and_store_message = noting_node(without_ghosts(flower._pull_and_store_message), note)
     status = 1
     try:
         flower_supernode()
@@ -51,6 +67,21 @@ def without_ghosts(pull: Callable[..., int | None]) -> Callable[..., int | None]
         return run
 
     return pull_or_tidy
+
+
+def noting_node(pull: Callable[..., int | None], note: Path) -> Callable[..., int | None]:
+    """Flower's fetching, and the number that the coordinator has given to this SuperNode in a file."""
+    written = False
+
+    @wraps(pull)
+    def pull_and_note(*, state: NodeState, **others: Any) -> int | None:
+        nonlocal written
+        if not written:
+            note.write_text(str(state.get_node_id()), encoding="ascii")
+            written = True
+        return pull(state=state, **others)
+
+    return pull_and_note
 
 
 if __name__ == "__main__":

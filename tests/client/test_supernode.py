@@ -41,7 +41,7 @@ def fetching(state: NodeState, fetch: Callable[..., int | None], *, stopped: boo
         object_store=state.object_store,
         node_config={},
         receive=lambda: (message, get_object_tree(message)),
-        get_run=lambda run: Run.create_empty(run),
+        get_run=Run.create_empty,
         get_fab=lambda digest, run: Fab(digest, make_bundle(), {}),
         pull_object=lambda run, name: objects[name],
         confirm_message_received=confirm,
