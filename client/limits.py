@@ -21,6 +21,7 @@ class SiteLimits:
         tasks: names of the tasks that it takes part in; none names all.
         most_rounds: rounds of a run, at most.
         most_local_epochs: passes over its cases in one round, at most.
+        private_only: whether it takes part in runs with differential privacy only. No run of this version has it.
 
     Raises:
         ConfigurationError: a value breaks its rule.
@@ -30,12 +31,15 @@ class SiteLimits:
     tasks: tuple[str, ...] = ()
     most_rounds: int = MOST
     most_local_epochs: int = MOST
+    private_only: bool = False
 
     def __post_init__(self) -> None:
         for name in ("smallest_cohort", "most_rounds", "most_local_epochs"):
             value = getattr(self, name)
             if type(value) is not int or not 1 <= value <= MOST:
                 raise ConfigurationError(f"{name} must be a whole number in [1, {MOST}], got {value!r}")
+        if not isinstance(self.private_only, bool):
+            raise ConfigurationError(f"private_only must be true or false, got {self.private_only!r}")
         if not isinstance(self.tasks, tuple) or not all(isinstance(name, str) and name for name in self.tasks):
             raise ConfigurationError(f"tasks must be a list of names of tasks, got {self.tasks!r}")
 
@@ -48,6 +52,16 @@ def check_task(limits: SiteLimits, task: Task) -> None:
     """
     if limits.tasks and task.name not in limits.tasks:
         raise RefusalError(f"it takes no part in the task {task.name}")
+
+
+def check_privacy(limits: SiteLimits) -> None:
+    """Whether the privacy of a run is what the site insists on.
+
+    Raises:
+        RefusalError: it is not.
+    """
+    if limits.private_only:
+        raise RefusalError("it takes part in runs with differential privacy only, and this run has none")
 
 
 def check_cohort(limits: SiteLimits, cases: int) -> None:

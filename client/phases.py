@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from client.contract import EvaluateReply, EvaluateRequest, PrepareReply, PrepareRequest, TrainReply, TrainRequest
-from client.limits import check_cohort, check_task, check_work
+from client.limits import check_cohort, check_privacy, check_task, check_work
 from client.moments import forget_old_moments, moments_after, moments_before, superseded_moments
 from client.site import SiteSettings
 from client.site_log import write_log
@@ -37,6 +37,7 @@ def prepare_site(site: SiteSettings, request: PrepareRequest) -> PrepareReply:
     """
     began = time.perf_counter()
     check_task(site.limits, request.task)
+    check_privacy(site.limits)
     data = _prepare(site, request.task)
     check_cohort(site.limits, len(data.train))
     write_log(site.work, f"run {request.run}: data prepared, {data.describe()}")
@@ -93,6 +94,7 @@ def evaluate_site(site: SiteSettings, request: EvaluateRequest) -> EvaluateReply
 
 def _set_up(site: SiteSettings, task: Task, weights: Weights) -> tuple[torch.device, SiteData, SegFormer3D]:
     check_task(site.limits, task)
+    check_privacy(site.limits)
     keep_freed_memory()
     if site.threads is not None:
         torch.set_num_threads(site.threads)

@@ -95,6 +95,7 @@ smallest_cohort = 1       # with fewer training cases it takes no part
 # tasks = ["hippocampus"] # takes part in these only
 # most_rounds = 200
 # most_local_epochs = 5
+# private_only = true     # takes part in runs with differential privacy only
 """
 
 

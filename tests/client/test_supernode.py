@@ -1,6 +1,7 @@
 """Flower's SuperNode forgets to forget a message whose run is stopped while it is fetched; ours does not."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from flwr.supernode.nodestate import NodeState, NodeStateFactory
 from flwr.supernode.start_client_internal import _pull_and_store_message
 
 from client.bundle import make_bundle
-from client.supernode import without_ghosts
+from client.supernode import noting_node, without_ghosts
 
 
 @pytest.fixture
@@ -69,3 +70,9 @@ def test_ours_leaves_nothing(state: NodeState) -> None:
 def test_a_message_that_was_fetched_is_there(state: NodeState) -> None:
     assert fetching(state, without_ghosts(_pull_and_store_message), stopped=False) == 7
     assert left(state) == (1, 1)
+
+
+def test_the_next_supernode_can_read_who_this_one_was(state: NodeState, tmp_path: Path) -> None:
+    fetch = noting_node(without_ghosts(_pull_and_store_message), tmp_path / "id")
+    assert fetching(state, fetch, stopped=False) == 7
+    assert (tmp_path / "id").read_text() == "42"
