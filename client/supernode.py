@@ -77,7 +77,8 @@ def noting_node(pull: Callable[..., int | None], note: Path) -> Callable[..., in
     def pull_and_note(*, state: NodeState, **others: Any) -> int | None:
         nonlocal written
         if not written:
-            note.write_text(str(state.get_node_id()), encoding="ascii")
+            with suppress(OSError):  # a full disk: the successor will have to wait
+                note.write_text(str(state.get_node_id()), encoding="ascii")
             written = True
         return pull(state=state, **others)
 

@@ -39,6 +39,7 @@ from client.trail import note_message
 from client.unfinished import forget_unfinished, note_unfinished, read_unfinished
 from segformer3d.addresses import LOOPBACK, Address
 from segformer3d.errors import SegfedError
+from segformer3d.files import StorageError
 
 POLL_S, PATIENCE_S = 0.1, 2.0
 # What talking to the SuperNode raises when it ends, or when it has dropped the message meanwhile.
@@ -85,7 +86,8 @@ def _serve(executor: RuntimeHttpClient, runtime: Address, token: str) -> str | N
                 return newer
         message, context, _, bundle = pulled.result()
         work = own_site().site.work
-        note_unfinished(work, token, message)
+        with suppress(StorageError):  # a full disk: the message is answered all the same
+            note_unfinished(work, token, message)
         push_message(client, _answer(app, message, context, bundle.content), context)
         push_task_output(client, context, SubStatus.COMPLETED, "")
         forget_unfinished(work)
@@ -98,7 +100,7 @@ def _tell_of_predecessor(runtime: Address, work: Path) -> None:
     if left is None:
         return
     write_log(
-        work, "the program that computes died over a message and was started again; the coordinator will ask again"
+        work, "a message was left unanswered when the program that computes ended; the coordinator will ask again"
     )
     died = Message(Error(ErrorCode.CLIENT_APP_CRASHED, "its worker was killed"), reply_to=left.message)
     context = Context(left.message.metadata.run_id, left.message.metadata.dst_node_id, {}, RecordDict(), {})

@@ -76,3 +76,8 @@ def test_the_next_supernode_can_read_who_this_one_was(state: NodeState, tmp_path
     fetch = noting_node(without_ghosts(_pull_and_store_message), tmp_path / "id")
     assert fetching(state, fetch, stopped=False) == 7
     assert (tmp_path / "id").read_text() == "42"
+
+
+def test_a_full_disk_stops_nothing(state: NodeState, tmp_path: Path) -> None:
+    fetch = noting_node(without_ghosts(_pull_and_store_message), tmp_path / "no such folder" / "id")
+    assert fetching(state, fetch, stopped=False) == 7
