@@ -31,7 +31,7 @@ from client.fleet import take_leave
 from client.site_file import SITE, read_site_file
 
 NODE_FILE = "supernode.id"
-ABSENCE_S = 3.0  # long enough for a run to see that the site is away, and that it must ask again
+ABSENCE_S = 5.0  # long enough for a run to see that the site is away, and that it must ask again
 _UNFINISHED = (Status.PENDING, Status.STARTING, Status.RUNNING)
 
 

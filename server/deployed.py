@@ -17,7 +17,7 @@ from segformer3d.errors import ConfigurationError, FederationError, SegfedError
 from server.control import open_control
 from server.coordinator import COORDINATOR, Coordinator, open_coordinator
 from server.progress import Journal
-from server.pulling import beside
+from server.pulling import BESIDE
 from server.records import Event
 from server.rounds import Federation
 from server.run_folder import newest_state, read_settings
@@ -46,7 +46,7 @@ def main(grid: Grid, context: Context) -> None:
             trail.event(event)
             journal.note(event)
 
-        Federation(grid, settings, folder, read_state(newest), on_event, names.of, trail.message, beside).run()
+        Federation(grid, settings, folder, read_state(newest), on_event, names.of, trail.message, BESIDE).run()
     except SegfedError as error:
         journal.close(str(error))
         raise

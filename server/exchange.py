@@ -11,7 +11,7 @@ from client.contract import PREPARE, TRAIN, EvaluateReply, PrepareReply, TrainRe
 from client.failures import read_error
 from client.weights import Weights
 from segformer3d.errors import ReplyError
-from server.mailbox import Answer, Mailbox, Unusable, pause_after
+from server.mailbox import Answer, Mailbox, Unusable
 from server.pace import Pace
 from server.records import Event, SiteAskedAgain, SiteReplied, message_bytes
 from server.repeats import Failure, Repeats
@@ -134,7 +134,8 @@ class Exchange:
             self._give_up(question, asked, self._mailbox.close_overdue(question.phase, patience))
             self._ask_silent(question, asked, max((item.seconds for item in received.values()), default=None))
             if self._goes_on(question, repeats, last_good):
-                time.sleep(min(pause_after(time.monotonic() - began), max(0.0, deadline - time.monotonic())))
+                pause = self._mailbox.pause_after(time.monotonic() - began)
+                time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
         for failure in repeats.given_up():
             self._put_aside(failure)
         self._give_up(question, asked, self._mailbox.close(question.phase))

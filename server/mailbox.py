@@ -17,10 +17,8 @@ from flwr.supercore.inflatable.inflatable_object import UnexpectedObjectContentE
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from segformer3d.errors import SegfedError
-from server.pulling import at_once
+from server.pulling import AT_ONCE, Pulling
 
-# Between two looks one waits for this share of the time waited so far, within limits: a late look costs no more.
-PAUSE_SHARE, SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.002, 0.005, 1.0
 # A message outlives its deadline by this, so that Flower does not declare a reply lost before the round is over.
 GRACE_S = 60.0
 # What unpacking a reply raises when its bytes are not what they should be.
@@ -43,8 +41,6 @@ class Unusable:
     remedy: str
 
 
-# See `server.pulling`.
-Pull = Callable[[Callable[[], list[Message]]], "Future[list[Message]]"]
 # "sent" or "received", Flower's id of the site, the message's type, the round as text, and what was in the message.
 Audit = Callable[[str, int, str, str, RecordDict | Error | Unusable], None]
 
@@ -75,26 +71,25 @@ class _Open:
     since: float  # when the site was first asked this and did not answer
 
 
-def pause_after(waited: float) -> float:
-    """Seconds to the next look when one has waited for so many."""
-    return min(max(PAUSE_SHARE * waited, SHORTEST_PAUSE_S), LONGEST_PAUSE_S)
-
-
 class Mailbox:
     """The messages that are still to be answered.
 
     Args:
         grid: Flower's way to the sites.
         audit: told of every message that goes out or comes in.
-        pull: how replies are fetched, see `server.pulling`.
+        pulling: how replies are fetched.
     """
 
-    def __init__(self, grid: Grid, audit: Audit | None = None, pull: Pull = at_once) -> None:
+    def __init__(self, grid: Grid, audit: Audit | None = None, pulling: Pulling = AT_ONCE) -> None:
         self._grid = grid
         self._audit = audit
-        self._begin_pull = pull
+        self._pulling = pulling
         self._pulls: dict[str, Future[list[Message]]] = {}  # under way, by message
         self._open: dict[str, _Open] = {}
+
+    def pause_after(self, waited: float) -> float:
+        """Seconds to the next look when one has waited for so many."""
+        return self._pulling.pause_after(waited)
 
     def online(self) -> set[int]:
         """Flower's ids of the sites that are connected now."""
@@ -153,7 +148,7 @@ class Mailbox:
 
     def _pull(self, message_id: str) -> list[Answer]:
         item = self._open[message_id]
-        pull = self._pulls.pop(message_id, None) or self._begin_pull(partial(self._replies, message_id))
+        pull = self._pulls.pop(message_id, None) or self._pulling.begin(partial(self._replies, message_id))
         if not pull.done():
             self._pulls[message_id] = pull
             return []

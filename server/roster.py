@@ -15,7 +15,7 @@ from flwr.app import Error, RecordDict
 from client.contract import PREPARE, PrepareReply, PrepareRequest
 from client.failures import read_error
 from segformer3d.errors import FederationError, ReplyError
-from server.mailbox import Answer, Mailbox, Unusable, pause_after
+from server.mailbox import Answer, Mailbox, Unusable
 from server.repeats import Failure, Repeats
 from server.replies import SetAside, check_prepare, set_aside
 
@@ -97,7 +97,7 @@ class Roster:
             hopeless = not asked and not hopeful and len(online) >= self._minimum
             if hopeless or time.monotonic() >= deadline:
                 return self._enough(ready, online)
-            time.sleep(pause_after(time.monotonic() - began))
+            time.sleep(self._mailbox.pause_after(time.monotonic() - began))
 
     def online(self) -> tuple[Member, ...]:
         """The sites that are ready and connected now, by name."""

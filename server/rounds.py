@@ -24,9 +24,9 @@ from segformer3d.training import ValidationReport
 from server.aggregation import Diagnostics, apply, init
 from server.exchange import Exchange, Question, Received, read_evaluate, read_train
 from server.federation import FederationSettings
-from server.mailbox import Audit, Mailbox, Pull
+from server.mailbox import Audit, Mailbox
 from server.pace import Pace
-from server.pulling import at_once
+from server.pulling import AT_ONCE, Pulling
 from server.records import (
     OnEvent,
     RoundFinished,
@@ -62,7 +62,7 @@ class Federation:
         on_event: told what happens, as it happens.
         registered: the name under which a node may take part, see `server.roster.Roster`.
         audit: told of every message, see `server.mailbox.Mailbox`.
-        pull: how replies are fetched, see `server.pulling`.
+        pulling: how replies are fetched.
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class Federation:
         on_event: OnEvent,
         registered: Callable[[int], str | None] | None = None,
         audit: Audit | None = None,
-        pull: Pull = at_once,
+        pulling: Pulling = AT_ONCE,
     ) -> None:
         self._settings = settings
         self._folder = folder
         self._state = state
         self._emit = on_event
         self._set_aside: list[SetAside] = []
-        mailbox = Mailbox(grid, audit, pull)
+        mailbox = Mailbox(grid, audit, pulling)
         request = PrepareRequest(state.run, settings.task)
         self._roster = Roster(
             mailbox,

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 from flwr.app import Message
+from hypothesis import given
+from hypothesis import strategies as st
 
 from client.contract import TRAIN
-from server.pulling import at_once, beside
+from server.pulling import AT_ONCE, BESIDE, Pulling
 from server.records import RoundFinished, SiteSetAside
 from server.rounds import Federation
 
@@ -50,7 +52,7 @@ def test_the_deadline_holds_and_the_others_count(grid: HalfSentGrid, tmp_path: P
     events: list[object] = []
     settings = tiny_settings(rounds=2, round_deadline_s=1.0, again_s=30)
     began = time.monotonic()
-    Federation(grid, settings, tmp_path, tiny_state(settings), events.append, pull=beside).run()
+    Federation(grid, settings, tmp_path, tiny_state(settings), events.append, pulling=BESIDE).run()
     assert time.monotonic() - began < 10
     assert [[s.site for s in e.record.sites] for e in events if isinstance(e, RoundFinished)] == [["a", "b"]] * 2
     assert {e.what.site for e in events if isinstance(e, SiteSetAside)} == {"c"}
@@ -60,13 +62,23 @@ def test_a_reply_that_takes_its_time_counts(grid: HalfSentGrid, tmp_path: Path) 
     events: list[object] = []
     settings = tiny_settings(rounds=1, minimum_sites=3, round_deadline_s=30.0)
     threading.Timer(0.5, grid.arrived.set).start()
-    Federation(grid, settings, tmp_path, tiny_state(settings), events.append, pull=beside).run()
+    Federation(grid, settings, tmp_path, tiny_state(settings), events.append, pulling=BESIDE).run()
     assert [len(e.record.sites) for e in events if isinstance(e, RoundFinished)] == [3]
 
 
-@pytest.mark.parametrize("pull", [at_once, beside])
-def test_what_goes_wrong_is_raised_where_the_result_is_asked_for(pull) -> None:  # type: ignore[no-untyped-def]
-    future = pull(lambda: 1 // 0)
+@pytest.mark.parametrize("pulling", [AT_ONCE, BESIDE])
+def test_what_goes_wrong_is_raised_where_the_result_is_asked_for(pulling: Pulling) -> None:
+    def fail() -> list[Message]:
+        raise ZeroDivisionError
+
     with pytest.raises(ZeroDivisionError):
-        future.result(5)
-    assert pull(lambda: 7).result(5) == 7
+        pulling.begin(fail).result(5)
+    assert pulling.begin(list).result(5) == []
+
+
+@given(st.floats(0, 1e6))
+def test_a_late_look_costs_a_share_of_the_time_waited(waited: float) -> None:
+    for pulling in (AT_ONCE, BESIDE):
+        pause = pulling.pause_after(waited)
+        assert pulling.shortest_s <= pause <= max(pulling.shortest_s, pulling.share * waited)
+        assert pause <= pulling.longest_s
