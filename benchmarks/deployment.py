@@ -42,8 +42,10 @@ patch = [16, 16, 16]
 """
 
 
-def measure_deployment(settings: Settings) -> dict[str, Any]:
-    """Seconds of the rounds of a run, and what is no site's work in them."""
+def measure_deployment(settings: Settings) -> dict[str, Any] | None:
+    """Seconds of the rounds of a run, and of its slowest site's work in each; None when it is left out."""
+    if not settings.trivial_rounds:
+        return None
     with tempfile.TemporaryDirectory() as name, ExitStack() as running:
         folder = Path(name)
         coordinator = _set_up(folder, running)
@@ -60,8 +62,10 @@ def measure_deployment(settings: Settings) -> dict[str, Any]:
     return {"sites": SITES, "round_seconds": [r["seconds"] for r in rounds], "work_seconds": work}
 
 
-def describe_deployment(found: Mapping[str, Any]) -> str:
+def describe_deployment(found: Mapping[str, Any] | None) -> str:
     """The section in Markdown."""
+    if found is None:
+        return "Left out of the quick report."
     median, work = (statistics.median(found[name]) for name in ("round_seconds", "work_seconds"))
     worst = max(found["round_seconds"])
     header = ("sites", "rounds", "round, median", "round, longest", "of it the slowest site's work")

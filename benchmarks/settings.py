@@ -18,7 +18,7 @@ class Settings:
         scan_shape: voxels of the synthetic scan that stands in for a real one.
         sites: federations of so many sites.
         rounds: rounds of each.
-        trivial_rounds: rounds of the federation between processes.
+        trivial_rounds: rounds of the federation between processes; 0 leaves it out.
         scans: a folder of labelled cases in the Decathlon layout.
         glioma: a folder with one scan in four contrasts, or None for a synthetic one.
         trained: a model of the cases' task, or None to leave out what needs one.
@@ -63,5 +63,5 @@ QUICK = {
     "scan_shape": (140, 140, 100),
     "sites": (4,),
     "rounds": 1,
-    "trivial_rounds": 3,
+    "trivial_rounds": 0,
 }
