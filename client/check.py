@@ -24,7 +24,7 @@ from rich.text import Text
 from client.failures import SAME_VERSION
 from client.fleet import Standing, standing_of
 from client.names import CONTRACT_HEADER, CONTRACT_VERSION
-from client.running import read_running
+from client.running import is_let_in, read_running
 from client.site_file import PUBLIC_KEY_FILE, SiteFile, read_site_file
 from segformer3d.dataset import prepare
 from segformer3d.errors import ConfigurationError, DataError, SegfedError
@@ -237,8 +237,8 @@ def _check_clock(date: str) -> Finding:
 
 def _check_standing(site: SiteFile) -> Finding:
     what = "standing at the coordinator"
-    if read_running(site.site.work) is not None:
-        return Finding(what, True, "this site has joined already; see segfed site status")
+    if read_running(site.site.work) is not None and is_let_in(site.site.work):
+        return Finding(what, True, "this site takes part now; see segfed site status")
     standing = standing_of(site)
     if standing is Standing.REGISTERED:
         return Finding(what, True, "this site's key is registered")

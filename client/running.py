@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from segformer3d.files import write_json
 from segformer3d.health import answers
 
 RUNNING_FILE = "running.json"
+NODE_FILE = "supernode.id"
 SUPERNODE, WORKER = "supernode", "worker"
 
 
@@ -38,3 +40,25 @@ def read_running(work: Path) -> Running | None:
     except (OSError, ValueError, TypeError):
         return None
     return running if answers(running.health) else None
+
+
+def read_node(work: Path) -> int | None:
+    """The number under which the coordinator knows this site's last SuperNode; None when there was none."""
+    try:
+        return int((work / NODE_FILE).read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def note_node(work: Path, node: int, *, let_in: bool) -> None:
+    """Write it down, and whether the SuperNode of now was let in."""
+    with suppress(OSError):  # a full disk: the next SuperNode will have to wait
+        (work / NODE_FILE).write_text(f"{node}{' let in' if let_in else ''}", encoding="ascii")
+
+
+def is_let_in(work: Path) -> bool:
+    """Whether the coordinator has let in the SuperNode that was started last."""
+    try:
+        return (work / NODE_FILE).read_text(encoding="ascii").endswith("let in")
+    except (OSError, ValueError):
+        return False

@@ -17,7 +17,6 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,9 @@ from flwr.supernode.cli import flower_supernode
 from flwr.supernode.nodestate import NodeState
 
 from client.fleet import take_leave
+from client.running import note_node, read_node
 from client.site_file import SITE, read_site_file
 
-NODE_FILE = "supernode.id"
 ABSENCE_S = 5.0  # long enough for a run to see that the site is away, and that it must ask again
 _UNFINISHED = (Status.PENDING, Status.STARTING, Status.RUNNING)
 
@@ -38,11 +37,12 @@ _UNFINISHED = (Status.PENDING, Status.STARTING, Status.RUNNING)
 def main() -> None:
     """Take part until SIGTERM, or until Flower gives up. It does not return."""
     site = read_site_file(Path(os.environ[SITE]))
-    note = site.site.work / NODE_FILE
-    with suppress(OSError, ValueError):
-        if take_leave(site, int(note.read_text(encoding="ascii"))):
+    work, before = site.site.work, read_node(site.site.work)
+    if before is not None:
+        note_node(work, before, let_in=False)
+        if take_leave(site, before):
             time.sleep(ABSENCE_S)
-    flower._pull_and_store_message = noting_node(without_ghosts(flower._pull_and_store_message), note)
+    flower._pull_and_store_message = noting_node(without_ghosts(flower._pull_and_store_message), work)
     status = 1
     try:
         flower_supernode()
@@ -69,16 +69,15 @@ def without_ghosts(pull: Callable[..., int | None]) -> Callable[..., int | None]
     return pull_or_tidy
 
 
-def noting_node(pull: Callable[..., int | None], note: Path) -> Callable[..., int | None]:
-    """Flower's fetching, and the number that the coordinator has given to this SuperNode in a file."""
+def noting_node(pull: Callable[..., int | None], work: Path) -> Callable[..., int | None]:
+    """Flower's fetching, and in a file that the coordinator has let this SuperNode in, and under which number."""
     written = False
 
     @wraps(pull)
     def pull_and_note(*, state: NodeState, **others: Any) -> int | None:
         nonlocal written
         if not written:
-            with suppress(OSError):  # a full disk: the successor will have to wait
-                note.write_text(str(state.get_node_id()), encoding="ascii")
+            note_node(work, state.get_node_id(), let_in=True)
             written = True
         return pull(state=state, **others)
 

@@ -15,6 +15,7 @@ from flwr.supernode.nodestate import NodeState, NodeStateFactory
 from flwr.supernode.start_client_internal import _pull_and_store_message
 
 from client.bundle import make_bundle
+from client.running import is_let_in, note_node, read_node
 from client.supernode import noting_node, without_ghosts
 
 
@@ -73,11 +74,14 @@ def test_a_message_that_was_fetched_is_there(state: NodeState) -> None:
 
 
 def test_the_next_supernode_can_read_who_this_one_was(state: NodeState, tmp_path: Path) -> None:
-    fetch = noting_node(without_ghosts(_pull_and_store_message), tmp_path / "id")
+    fetch = noting_node(without_ghosts(_pull_and_store_message), tmp_path)
+    assert (read_node(tmp_path), is_let_in(tmp_path)) == (None, False)
     assert fetching(state, fetch, stopped=False) == 7
-    assert (tmp_path / "id").read_text() == "42"
+    assert (read_node(tmp_path), is_let_in(tmp_path)) == (42, True)
+    note_node(tmp_path, 42, let_in=False)
+    assert (read_node(tmp_path), is_let_in(tmp_path)) == (42, False)
 
 
 def test_a_full_disk_stops_nothing(state: NodeState, tmp_path: Path) -> None:
-    fetch = noting_node(without_ghosts(_pull_and_store_message), tmp_path / "no such folder" / "id")
+    fetch = noting_node(without_ghosts(_pull_and_store_message), tmp_path / "no such folder")
     assert fetching(state, fetch, stopped=False) == 7
