@@ -14,8 +14,12 @@ from .rig import ROOT, Rig
 
 EXAMPLES = ROOT / "docs" / "examples"
 SEGFED = Path(sys.executable).parent / "segfed"
-# As systemd's ProtectSystem=strict: all is read-only but one folder (and devices, and the kernel's own file systems).
-READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,bind,ro / && exec "$@"'
+# As systemd's ProtectSystem=strict and PrivateTmp: all is read-only but one folder (and devices, and the kernel's own
+# file systems), with an empty place for temporary files.
+READ_ONLY = (
+    'mount --bind "$0" "$0" && mount -o remount,bind,ro / && mount -t tmpfs tmpfs /var/tmp '
+    '&& export TMPDIR=/var/tmp && exec "$@"'
+)
 
 
 @pytest.mark.parametrize("unit", sorted(EXAMPLES.glob("*.service")), ids=lambda path: path.stem)
