@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,8 @@ from simulations.phantoms import write_phantom_federation
 
 SITES, CASES = 3, 6
 PATIENCE_S = 300.0
-FEDERATION = """
-task = "phantom"
-rounds = {rounds}
-minimum_sites = {sites}
+# The smallest network that has every kind of layer; tests of federations between processes use it, too.
+TINY = """
 [model]
 embed_dims = [8, 16]
 num_heads = [1, 2]
@@ -37,6 +35,7 @@ patch_kernel_size = [3, 3]
 patch_stride = [2, 2]
 patch_padding = [1, 1]
 decoder_head_embedding_dim = 16
+
 [grid]
 patch = [16, 16, 16]
 """
@@ -49,14 +48,11 @@ def measure_deployment(settings: Settings) -> dict[str, Any] | None:
     with tempfile.TemporaryDirectory() as name, ExitStack() as running:
         folder = Path(name)
         coordinator = _set_up(folder, running)
-        (folder / "federation.toml").write_text(FEDERATION.format(rounds=settings.trivial_rounds, sites=SITES))
+        asked = f'task = "phantom"\nrounds = {settings.trivial_rounds}\nminimum_sites = {SITES}\n'
+        (folder / "federation.toml").write_text(asked + TINY)
         _segfed("server", "run", folder / "federation.toml", "--folder", coordinator)
         (run,) = (coordinator / "runs").iterdir()
-        deadline = time.monotonic() + PATIENCE_S
-        while not read_outcome(run)[0]:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"the run did not end within {PATIENCE_S:.0f} s; see {coordinator / 'logs'}")
-            time.sleep(0.5)
+        _wait("the end of the run", lambda: read_outcome(run)[0])
         rounds = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
     work = [max(s["training_seconds"] + s["validation_seconds"] for s in r["sites"]) for r in rounds]
     return {"sites": SITES, "round_seconds": [r["seconds"] for r in rounds], "work_seconds": work}
@@ -90,10 +86,16 @@ def _set_up(folder: Path, running: ExitStack) -> Path:
     running.enter_context(_kept_running("server", "start", coordinator))
     for site in sites:
         running.enter_context(_kept_running("site", "join", site))
-    deadline = time.monotonic() + PATIENCE_S
-    while _segfed("server", "status", coordinator).count(" yes ") < SITES and time.monotonic() < deadline:
-        time.sleep(1)
+    _wait("the sites", lambda: _segfed("server", "status", coordinator).count(" yes ") == SITES)
     return coordinator
+
+
+def _wait(what: str, condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what} took longer than {PATIENCE_S:.0f} s")
+        time.sleep(0.5)
 
 
 def _command(*words: object) -> list[str]:

@@ -14,6 +14,7 @@ from client.running import RUNNING_FILE, SUPERNODE, WORKER, Running, read_runnin
 from client.site_file import SITE, SiteFile, read_site_file
 from segformer3d.addresses import LOOPBACK, free_port
 from segformer3d.errors import ConfigurationError
+from segformer3d.files import write_secret
 from segformer3d.health import HealthServer
 from segformer3d.supervision import Service, Supervisor, program
 from segformer3d.terminal import make_console
@@ -71,6 +72,5 @@ def _make_secret(work: Path) -> Path:
     """A new secret between SuperNode and worker, at every start."""
     path = work / SECRET_FILE
     path.unlink(missing_ok=True)
-    path.touch(mode=0o600)
-    path.write_text(secrets.token_hex(32), encoding="ascii")
+    write_secret(path, secrets.token_hex(32).encode())
     return path

@@ -5,7 +5,6 @@ more, before it tells the coordinator. The next worker, started at once, tells i
 file, which is for the site's own user and good for the SuperNode on this machine only.
 """
 
-import os
 from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from segformer3d.files import storage_errors
+from segformer3d.files import write_secret
 
 UNFINISHED_FILE = "unfinished.task"
 
@@ -38,10 +37,8 @@ def note_unfinished(work: Path, token: str, message: Message) -> None:
     envelope = make_message(metadata=message.metadata, content=RecordDict())
     lines = [token.encode(), b64encode(message_to_proto(envelope).SerializeToString())]
     path = work / UNFINISHED_FILE
-    with storage_errors(path):
-        path.unlink(missing_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(b"\n".join(lines))
+    path.unlink(missing_ok=True)
+    write_secret(path, b"\n".join(lines))
 
 
 def forget_unfinished(work: Path) -> None:

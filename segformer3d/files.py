@@ -70,6 +70,21 @@ def write_bytes(path: Path, content: bytes) -> None:
     write_atomic(path, lambda temporary: temporary.write_bytes(content))
 
 
+def write_secret(path: Path, content: bytes) -> None:
+    """A new file that only its owner can read, from its first byte on; an existing one is never written over.
+
+    Raises:
+        StorageError: it cannot be written, or is there already.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(file, "wb") as opened:
+            opened.write(content)
+            opened.flush()
+            os.fsync(opened.fileno())
+
+
 def write_parts(path: Path, parts: Iterable[Buffer], over: Path | None = None) -> None:
     """Write a file of several parts, one behind the other, whole or not at all; for `over` see `write_atomic`."""
 

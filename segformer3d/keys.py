@@ -4,7 +4,6 @@ A private key is written with mode 0600 before anything else can read it, and ne
 """
 
 import hashlib
-import os
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -19,7 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from segformer3d.addresses import is_ip
 from segformer3d.errors import ConfigurationError
-from segformer3d.files import storage_errors, write_bytes
+from segformer3d.files import write_bytes, write_secret
 
 AUTHORITY_YEARS, CERTIFICATE_DAYS = 20, 825
 _EARLIER = timedelta(days=1)  # clocks differ
@@ -33,7 +32,7 @@ def make_key_pair(private: Path, public: Path) -> None:
         StorageError: a file cannot be written, or the private key is there already.
     """
     key = ec.generate_private_key(ec.SECP384R1())
-    _write_secret(private, _private_bytes(key, _OPENSSH))
+    write_secret(private, _private_bytes(key, _OPENSSH))
     write_bytes(public, public_text(key.public_key()))
 
 
@@ -77,7 +76,7 @@ def make_authority(certificate: Path, private: Path) -> None:
     builder = _builder(name, name, key.public_key(), timedelta(days=365 * AUTHORITY_YEARS))
     usage = _usage(signs_certificates=True)
     made = builder.add_extension(limits, critical=True).add_extension(usage, critical=True)
-    _write_secret(private, _private_bytes(key, _PKCS8))
+    write_secret(private, _private_bytes(key, _PKCS8))
     write_bytes(certificate, made.sign(key, hashes.SHA384()).public_bytes(serialization.Encoding.PEM))
 
 
@@ -104,7 +103,7 @@ def issue_certificate(
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
     )
     private.unlink(missing_ok=True)
-    _write_secret(private, _private_bytes(key, _PKCS8))
+    write_secret(private, _private_bytes(key, _PKCS8))
     write_bytes(certificate, made.sign(issuer_key, hashes.SHA384()).public_bytes(serialization.Encoding.PEM))
 
 
@@ -175,14 +174,3 @@ def _read_private(path: Path) -> ec.EllipticCurvePrivateKey:
 
 def _private_bytes(key: ec.EllipticCurvePrivateKey, form: serialization.PrivateFormat) -> bytes:
     return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
-
-
-def _write_secret(path: Path, content: bytes) -> None:
-    """A new file that only its owner can read, from its first byte on; an existing one is never written over."""
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(file, "wb") as opened:
-            opened.write(content)
-            opened.flush()
-            os.fsync(opened.fileno())

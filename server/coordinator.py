@@ -22,7 +22,7 @@ from typing import Any
 from client.names import RUN_NAME, SITE_NAME
 from segformer3d.addresses import Address, check_host
 from segformer3d.errors import ConfigurationError
-from segformer3d.files import storage_errors, write_bytes, write_text
+from segformer3d.files import storage_errors, write_bytes, write_secret, write_text
 from segformer3d.keys import (
     fingerprint,
     issue_certificate,
@@ -217,6 +217,5 @@ def _bring(coordinator: Coordinator, brought: Brought) -> None:
     with storage_errors(certificate):
         shutil.copyfile(brought.certificate, certificate)
         key.unlink(missing_ok=True)
-        key.touch(mode=0o600)
-        key.write_bytes(brought.key.read_bytes())
+        write_secret(key, brought.key.read_bytes())
         shutil.copyfile(brought.authority, coordinator.trusted)

@@ -164,10 +164,10 @@ class Exchange:
             return
         usual: Callable[[int], float] = lambda node: question.pace.silence(asked[node].site, longest_s)  # noqa: E731
         silent = self._mailbox.silent(question.phase, usual)
-        for node in sorted(silent & self._mailbox.online() if silent else silent):
-            if not self._mailbox.send(
-                question.phase, str(question.round), [node], question.records, question.deadline_s
-            ):
+        nodes = sorted(silent & self._mailbox.online()) if silent else []
+        unsent = self._put(question, nodes)
+        for node in nodes:
+            if node not in unsent:
                 what = SetAside(asked[node].site, question.phase, "it has not answered for longer than usual", LATE)
                 self._emit(SiteAskedAgain(question.round, what))
 
@@ -179,11 +179,15 @@ class Exchange:
     def _send(
         self, question: Question[Reply], asked: Mapping[int, Member], nodes: Sequence[int], repeats: Repeats
     ) -> None:
-        for node in self._mailbox.send(
-            question.phase, str(question.round), nodes, question.records, question.deadline_s
-        ):
+        for node in self._put(question, nodes):
             why = SetAside(asked[node].site, question.phase, "the request could not be sent to it", "restart the site")
             self._failed(question, node, Failure(why, final=False), repeats)
+
+    def _put(self, question: Question[Reply], nodes: Sequence[int]) -> list[int]:
+        """Send the question to these sites; returns those that it could not be sent to."""
+        if not nodes:
+            return []
+        return self._mailbox.send(question.phase, str(question.round), nodes, question.records, question.deadline_s)
 
     def _failed(self, question: Question[Reply], node: int, failure: Failure, repeats: Repeats) -> None:
         if failure.final or not question.again_s:

@@ -12,12 +12,11 @@ def nginx_settings(coordinator: Coordinator, limits: GateLimits) -> str:
     """A server block that does what the gate does: it ends TLS and passes on what a SuperNode calls, nothing else."""
     calls = "|".join(sorted(path.decode().removeprefix("/v1/fleet/") for path in PATHS))
     certificate, key = coordinator.pair("gate")
+    superlink_port = coordinator.superlink_port or SUPERLINK_PORT
     return _TEMPLATE.format(
-        address=coordinator.address,
         port=coordinator.address.port,
         host=coordinator.address.host,
-        superlink=f"{LOOPBACK}:{coordinator.superlink_port or SUPERLINK_PORT}",
-        superlink_port=coordinator.superlink_port or SUPERLINK_PORT,
+        superlink_port=superlink_port,
         certificate=certificate,
         key=key,
         authority=coordinator.pair("authority")[0],
@@ -56,7 +55,7 @@ server {{
     location ~ ^/v1/fleet/({calls})$ {{
         limit_except POST {{ deny all; }}
         if ($args) {{ return 404; }}
-        proxy_pass https://{superlink};
+        proxy_pass https://{loopback}:{superlink_port};
         proxy_ssl_trusted_certificate {authority};
         proxy_ssl_verify on;
         proxy_ssl_name localhost;

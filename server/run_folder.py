@@ -99,7 +99,7 @@ def states(folder: Path) -> list[Path]:
 
 def newest_state(folder: Path) -> Path | None:
     """The file of the newest state in a run folder, or None when there is none."""
-    return states(folder)[-1] if states(folder) else None
+    return max(states(folder), key=round_of, default=None)
 
 
 def round_of(state: Path) -> int:

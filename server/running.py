@@ -48,14 +48,15 @@ def read_running(coordinator: Coordinator) -> Running:
         ) from None
 
 
-def is_running(coordinator: Coordinator) -> bool:
-    """Whether a `segfed server start` of this folder is alive: it answers for its health."""
+def running_now(coordinator: Coordinator) -> Running | None:
+    """The `segfed server start` of this folder if it is alive, that is, answers for its health."""
     from segformer3d.health import answers  # the gate does without gRPC, and is there sooner
 
     try:
-        return answers(read_running(coordinator).health)
+        running = read_running(coordinator)
     except FederationError:
-        return False
+        return None
+    return running if answers(running.health) else None
 
 
 def superlink_address(coordinator: Coordinator) -> Address:

@@ -15,13 +15,13 @@ from pathlib import Path
 from client.offline import SWITCHES
 from segformer3d.addresses import LOOPBACK, free_port
 from segformer3d.errors import FederationError
-from segformer3d.files import StorageError
+from segformer3d.files import StorageError, write_secret
 from segformer3d.health import HealthServer
 from segformer3d.supervision import Service, Supervisor, program
 from segformer3d.terminal import make_console
 from server.control import open_control, register_sites
 from server.coordinator import COORDINATOR, Coordinator, open_coordinator
-from server.running import EXECUTOR, GATE, SUPERLINK, Running, forget_running, is_running, write_running
+from server.running import EXECUTOR, GATE, SUPERLINK, Running, forget_running, running_now, write_running
 from server.submissions import CutOffRuns
 
 SECRET_FILE = "executor.secret"  # noqa: S105 - its name
@@ -36,7 +36,7 @@ def start_and_print(folder: str) -> None:
         SegfedError: there is no coordinator in the folder, it runs already, or the disk is full.
     """
     coordinator = open_coordinator(Path(folder))
-    if is_running(coordinator):
+    if running_now(coordinator) is not None:
         raise FederationError(f"this coordinator runs already; see: segfed server status {folder}")
     console = make_console()
     port, secret = coordinator.superlink_port or free_port(), _make_secret(coordinator)
@@ -88,8 +88,7 @@ def _make_secret(coordinator: Coordinator) -> Path:
     """A new secret between SuperLink and its executor, at every start."""
     path = coordinator.state / SECRET_FILE
     path.unlink(missing_ok=True)
-    path.touch(mode=0o600)
-    path.write_text(secrets.token_hex(32), encoding="ascii")
+    write_secret(path, secrets.token_hex(32).encode())
     return path
 
 

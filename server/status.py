@@ -16,7 +16,7 @@ from segformer3d.terminal import make_console, plain_bytes, plain_duration
 from server.control import Node, open_control
 from server.coordinator import Coordinator, open_coordinator, site_keys
 from server.run_folder import DONE, SUBMITTED_FILE, Progress, read_outcome, read_progress
-from server.running import EXECUTOR, GATE, SUPERLINK, is_running, read_running
+from server.running import EXECUTOR, GATE, SUPERLINK, running_now
 
 SHOWN_RUNS = 5
 LOOK_S = 1.0
@@ -52,11 +52,11 @@ def _picture(coordinator: Coordinator) -> Group:
 
 def _parts(coordinator: Coordinator) -> list[str]:
     """Which of the coordinator's programs run, by their health; nothing when it does not run at all."""
-    if not is_running(coordinator):
+    running, again = running_now(coordinator), f"is being started again; see {coordinator.logs}"
+    if running is None:
         return []
-    health, again = read_running(coordinator).health, f"is being started again; see {coordinator.logs}"
     parts = (SUPERLINK, EXECUTOR, GATE)
-    return [f"  {part}: {'runs' if is_serving(health, part) else f'{again}/{part}.log'}" for part in parts]
+    return [f"  {part}: {'runs' if is_serving(running.health, part) else f'{again}/{part}.log'}" for part in parts]
 
 
 def _disk(coordinator: Coordinator) -> list[str]:

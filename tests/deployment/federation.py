@@ -6,24 +6,11 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.deployment import TINY
+
 from .rig import SEGFED, environment
 
 CASES, SITES, ROUNDS, SEED = 20, 3, 3, 5
-MODEL = """
-[model]
-embed_dims = [8, 16]
-num_heads = [1, 2]
-mlp_ratios = [2, 2]
-depths = [1, 1]
-sr_ratios = [2, 1]
-patch_kernel_size = [3, 3]
-patch_stride = [2, 2]
-patch_padding = [1, 1]
-decoder_head_embedding_dim = 16
-
-[grid]
-patch = [16, 16, 16]
-"""
 
 
 @dataclass(frozen=True)
@@ -39,13 +26,13 @@ def federation_file(**settings: int) -> str:
     """What a coordinator submits."""
     plain = {"rounds": ROUNDS, "seed": SEED, "minimum_sites": SITES, **settings}
     lines = "".join(f"{name} = {value}\n" for name, value in plain.items())
-    return f'task = "hippocampus"\n{lines}{MODEL}'
+    return f'task = "hippocampus"\n{lines}{TINY}'
 
 
 def simulate(cases: Path, folder: Path, local_epochs: int = 1) -> Simulated:
     """The same federation on one machine, for the weights that must come out."""
     data, out = _some_cases(cases, folder / "data"), folder / "run"
-    (folder / "settings.toml").write_text(MODEL)
+    (folder / "settings.toml").write_text(TINY)
     numbers = {"sites": SITES, "rounds": ROUNDS, "seed": SEED, "local-epochs": local_epochs}
     command = [*SEGFED, "simulate", "--data", str(data), "--config", str(folder / "settings.toml"), "--out", str(out)]
     command += [part for name, value in numbers.items() for part in (f"--{name}", str(value))]

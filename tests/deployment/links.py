@@ -1,5 +1,6 @@
 """Bad links: a TCP proxy between a site and the gate, the HTTP proxy of a hospital, and network namespaces."""
 
+import shutil
 import socket
 import subprocess
 import threading
@@ -13,6 +14,7 @@ import pytest
 from segformer3d.addresses import LOOPBACK, Address
 
 CHUNK = 2**16
+HERE, THERE = "10.213.47.1", "10.213.47.2"  # the ends of the cable to another host
 
 
 @dataclass
@@ -107,30 +109,34 @@ def _asked_for(visitor: socket.socket) -> Address:
     return Address.parse(where.decode("ascii"))
 
 
+def inside_of(name: str) -> list[str]:
+    """What to put in front of a command that is to run on another host."""
+    return [shutil.which("ip") or "ip", "netns", "exec", name]
+
+
 @contextmanager
-def namespace(name: str, rate: str | None = None) -> Iterator[tuple[str, str]]:
+def namespace(name: str, rate: str | None = None) -> Iterator[None]:
     """Another host: a network namespace with one cable to this one, of this rate (as in "2mbit") in both directions.
 
-    Yields the addresses of this end and of that end. There is no route from there to anywhere else.
+    This end has the address HERE. There is no route from there to anywhere else.
     """
-    here, there = "10.213.47.1", "10.213.47.2"
-    inside = ("ip", "netns", "exec", name)
+    inside = inside_of(name)
     try:
         _root("ip", "netns", "add", name)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("needs root and network namespaces")
     try:
         _root("ip", "link", "add", f"{name}0", "type", "veth", "peer", "name", "eth0", "netns", name)
-        _root("ip", "addr", "add", f"{here}/30", "dev", f"{name}0")
+        _root("ip", "addr", "add", f"{HERE}/30", "dev", f"{name}0")
         _root("ip", "link", "set", f"{name}0", "up")
-        _root(*inside, "ip", "addr", "add", f"{there}/30", "dev", "eth0")
+        _root(*inside, "ip", "addr", "add", f"{THERE}/30", "dev", "eth0")
         for device in ("lo", "eth0"):
             _root(*inside, "ip", "link", "set", device, "up")
         if rate is not None:
             shape = ("root", "tbf", "rate", rate, "burst", "32kbit", "latency", "400ms")
             _root("tc", "qdisc", "add", "dev", f"{name}0", *shape)
             _root(*inside, "tc", "qdisc", "add", "dev", "eth0", *shape)
-        yield here, there
+        yield
     finally:
         subprocess.run(["ip", "netns", "del", name], check=False)
 

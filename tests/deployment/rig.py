@@ -60,9 +60,11 @@ class Rig:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def attempt(self, *arguments: object, **variables: str) -> "subprocess.CompletedProcess[str]":
+    def attempt(
+        self, *arguments: object, prefix: Sequence[str] = (), **variables: str
+    ) -> "subprocess.CompletedProcess[str]":
         """Run a command to its end, however that is."""
-        command, values = [*SEGFED, *map(str, arguments)], environment() | variables
+        command, values = [*prefix, *SEGFED, *map(str, arguments)], environment() | variables
         return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=values)
 
     def start_coordinator(self) -> None:

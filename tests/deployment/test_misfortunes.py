@@ -228,7 +228,7 @@ def test_a_full_disk_at_the_coordinator_stops_the_run_and_loses_nothing(rig: Rig
 def test_an_expired_certificate_keeps_sites_out_until_it_is_renewed(rig: Rig) -> None:
     coordinator = open_coordinator(rig.coordinator)
     rig.end("coordinator")
-    expire(*coordinator.pair("gate"), coordinator.pair("authority")[1])
+    expire(coordinator.pair("gate")[0], coordinator.pair("authority")[1])
     rig.start_coordinator()
     checked = rig.attempt("site", "check", rig.folder / LAST)
     assert checked.returncode == 1
@@ -239,7 +239,7 @@ def test_an_expired_certificate_keeps_sites_out_until_it_is_renewed(rig: Rig) ->
     rig.start_coordinator()
 
 
-def expire(certificate: Path, key: Path, authority_key: Path) -> None:
+def expire(certificate: Path, authority_key: Path) -> None:
     """Issue it again, for last year."""
     old = x509.load_pem_x509_certificate(certificate.read_bytes())
     signer = serialization.load_pem_private_key(authority_key.read_bytes(), None)

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,11 +12,10 @@ from segformer3d.addresses import LOOPBACK, Address
 
 from .federation import ROUNDS, Simulated, federation_file
 from .kill_matrix import same_weights
-from .links import Link, namespace
+from .links import HERE, Link, inside_of, namespace
 from .rig import ROOT, Rig, environment
 
-REMOTE = "site-3"
-HERE, HOST = "10.213.47.1", "coordinator.example"
+REMOTE, HOST = "site-3", "coordinator.example"
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +29,7 @@ def wide(simulated: Simulated, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 def play(rig: Rig, host: str, simulated: Simulated) -> list[dict[str, object]]:
     """A run with the third site inside a namespace; its rounds."""
-    rig.start_site(REMOTE, prefix=[str(shutil.which("ip")), "netns", "exec", host])
+    rig.start_site(REMOTE, prefix=inside_of(host))
     try:
         rig.wait("the site", lambda: rig.is_connected(REMOTE))
         run = rig.begin_run(federation_file())
@@ -55,29 +53,14 @@ def test_a_site_behind_a_proxy_that_knows_the_coordinators_name(wide: Rig, simul
     """The site resolves no names and reaches nothing but the proxy."""
     coordinator = Address(HOST, wide.port)
     with (
-        namespace("segfed-proxied") as (here, _),
-        Link(None, {coordinator: Address(LOOPBACK, wide.port)}, host=here) as proxy,
+        namespace("segfed-proxied"),
+        Link(None, {coordinator: Address(LOOPBACK, wide.port)}, host=HERE) as proxy,
     ):
-        wide.set_way(REMOTE, str(coordinator), f"http://{here}:{proxy.port}")
-        checked = subprocess.run(
-            [
-                "ip",
-                "netns",
-                "exec",
-                "segfed-proxied",
-                sys.executable,
-                ROOT / "segfed.py",
-                "site",
-                "check",
-                wide.folder / REMOTE,
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=environment(),
-        )
+        wide.set_way(REMOTE, str(coordinator), f"http://{HERE}:{proxy.port}")
+        inside = inside_of("segfed-proxied")
+        checked = wide.attempt("site", "check", wide.folder / REMOTE, prefix=inside)
         assert checked.returncode == 0, checked.stdout
-        assert f"{coordinator} through http://{here}:{proxy.port}" in checked.stdout
+        assert f"{coordinator} through http://{HERE}:{proxy.port}" in checked.stdout
         play(wide, "segfed-proxied", simulated)
         assert set(proxy.visited) == {coordinator}
 
