@@ -7,7 +7,8 @@ command line itself is off; 130 stopped by Ctrl-C. A programming error keeps its
 import argparse
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -38,11 +39,14 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, options, short, long in (
         ("simulate", _simulate_options, "a federation of hospitals on this machine", _SIMULATE),
+        ("warm-start", _warm_start_options, "a model from made-up patients, for private runs", _WARM_START),
         ("train", _train_options, "train on one folder of cases, without a federation", _TRAIN),
         ("predict", _predict_options, "write label maps for images", _PREDICT),
         ("evaluate", _evaluate_options, "measure a model on labelled cases", _EVALUATE),
         ("site", _site_options, "a hospital's end of a federation", _SITE),
         ("server", _server_options, "the coordinator's end of a federation", _SERVER),
+        ("privacy", _privacy_options, "what a claim of privacy is worth", _PRIVACY),
+        ("ledger", _ledger_options, "what private runs have cost a site's patients", _LEDGER),
         ("audit", _audit_options, "check an audit trail", _AUDIT),
     ):
         options(commands.add_parser(name, help=short, description=long))
@@ -55,11 +59,18 @@ _SIMULATE = (
     "Train one model across simulated hospitals and measure it on cases that none of them saw. "
     "Without --data, synthetic hospitals are written first. Ctrl-C stops it; --resume DIR goes on."
 )
+_WARM_START = (
+    "Make up cases of a task (no patient is behind them) and train on them: a model for private runs to begin with."
+)
 _TRAIN = "Train on the cases of one folder: the pooled or single-site baseline."
 _PREDICT = "Write NAME.nii.gz for each image, in the image's own space, orientation and spacing."
 _EVALUATE = "Dice, HD95 (mm) and surface Dice of a model on labelled cases, in their own space."
 _SITE = "Join a federation from a hospital: init, check, join, status. Only outbound connections are made."
 _SERVER = "Coordinate a federation of hospitals: init, add-site, start, run, status, stop, export."
+_PRIVACY = (
+    "Verify that a configuration and a model keep the differential privacy that is claimed, or attack a finished run."
+)
+_LEDGER = "Read a site's privacy ledger (ledger.jsonl): show what was spent, verify the chain, plan what is left."
 _AUDIT = "Check that no line of an audit trail (audit.jsonl) was changed, removed, added or moved."
 
 
@@ -78,10 +89,28 @@ def _simulate_options(command: argparse.ArgumentParser) -> None:
     add("--round-deadline", type=float, metavar="SECONDS", help="a round closes after this long (default 3600)")
     add("--parallel", type=int, metavar="N", help="sites that compute at once (default: the cores of this machine)")
     add("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)")
+    add("--epsilon", type=float, metavar="E", help="differential privacy: what the run may cost each patient")
+    add("--delta", type=float, metavar="D", help="chance that this promise fails (default min(1e-5, 1/(10 patients)))")
+    add("--patient-pattern", metavar="REGEX", help="what of a case's name is the patient (default: each case is one)")
+    add("--start", metavar="FILE", help="model to begin with (default: random weights)")
     add("--compare", action="store_true", default=None, help="also train each site alone and all data pooled")
-    add("--config", metavar="FILE", help="TOML file with any of these options, and tables [training], [model], [grid]")
+    add(
+        "--config",
+        metavar="FILE",
+        help="TOML file with any of these options, and tables [training], [model], [grid], [privacy]",
+    )
     add("--out", metavar="DIR", help="run folder (default runs/DATE-TASK)")
     add("--resume", metavar="DIR", help="go on with the run in this folder, from its last complete round")
+
+
+def _warm_start_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--task", metavar="NAME", required=True, help="what to segment: hippocampus or phantom")
+    add("--cases", type=int, default=400, metavar="N", help="made-up cases (default 400)")
+    add("--epochs", type=int, default=8, metavar="N", help="passes over them (default 8)")
+    add("--seed", type=int, default=0, metavar="S", help="of everything random (default 0)")
+    add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)")
+    add("--out", metavar="DIR", required=True, help="folder for the model")
 
 
 def _train_options(command: argparse.ArgumentParser) -> None:
@@ -164,10 +193,42 @@ def _server_options(command: argparse.ArgumentParser) -> None:
     stop.add_argument("run", metavar="RUN")
 
 
+def _privacy_options(command: argparse.ArgumentParser) -> None:
+    deeds = command.add_subparsers(dest="deed", required=True, metavar="DEED")
+    verify = _said(deeds, "verify", "check everything that a claim of privacy hangs on")
+    verify.add_argument("file", metavar="FILE", help="federation file, run folder, or a file with a [pipeline]")
+    verify.add_argument("--model", metavar="FILE", help="model to look at (default: a fresh one of the task)")
+    audit = _said(deeds, "audit", "attack a finished run: how much privacy is lost at the least")
+    audit.add_argument("run", metavar="RUN", help="run folder of segfed simulate")
+    audit.add_argument("--deep", action="store_true", help="also train shadow models (LiRA): takes longer")
+    audit.add_argument("--canaries", type=int, default=1000, metavar="N", help="made-up patients (default 1000)")
+    audit.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)")
+
+
+def _ledger_options(command: argparse.ArgumentParser) -> None:
+    deeds = command.add_subparsers(dest="deed", required=True, metavar="DEED")
+    show = _said(deeds, "show", "what each run was charged with, and what all of them have cost")
+    verify = _said(deeds, "verify", "check the chain from its first line to its last")
+    plan = _said(deeds, "plan", "how many rounds at which noise fit in what is left")
+    for deed in (show, verify, plan):
+        deed.add_argument("ledger", metavar="LEDGER", nargs="?", default=".", help="file, or a site's folder")
+    for deed in (show, plan):
+        deed.add_argument("--delta", type=float, metavar="D", help="chance that the promise fails (default 1e-5)")
+    plan.add_argument("--limit", type=float, required=True, metavar="E", help="epsilon that all runs may come to")
+    plan.add_argument("--sampling-rate", type=float, metavar="Q", help="chance of a patient to be in a step")
+    plan.add_argument("--local-steps", type=int, metavar="N", help="steps of a round")
+    plan.add_argument("--noise", type=float, metavar="Z", help="noise multiplier (default: several)")
+
+
 def _audit_options(command: argparse.ArgumentParser) -> None:
     deeds = command.add_subparsers(dest="deed", required=True, metavar="DEED")
     verify = deeds.add_parser("verify", help="check the chain of a file", description=_AUDIT)
     verify.add_argument("file", metavar="FILE")
+
+
+def _said(deeds: Any, name: str, short: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = deeds.add_parser(name, help=short, description=short)
+    return command
 
 
 def _deed(deeds: Any, name: str, short: str, *, positional: bool = True) -> argparse.ArgumentParser:
@@ -205,26 +266,6 @@ def _train(arguments: dict[str, Any]) -> None:
     train_and_print(**{**arguments, "config": _read_toml(arguments["config"])})
 
 
-def _predict(arguments: dict[str, Any]) -> None:
-    from segformer3d.commands import predict_and_print
-
-    predict_and_print(**arguments)
-
-
-def _evaluate(arguments: dict[str, Any]) -> None:
-    from segformer3d.commands import evaluate_and_print
-
-    evaluate_and_print(**arguments)
-
-
-def _site(arguments: dict[str, Any]) -> None:
-    _do(_SITE_DEEDS, arguments)
-
-
-def _server(arguments: dict[str, Any]) -> None:
-    _do(_SERVER_DEEDS, arguments)
-
-
 _SITE_DEEDS = {
     "init": "client.init:init_and_print",
     "check": "client.check:check_and_print",
@@ -243,8 +284,20 @@ _SERVER_DEEDS = {
 }
 
 
-def _do(deeds: Mapping[str, str], arguments: dict[str, Any]) -> None:
-    module, _, function = deeds[arguments.pop("deed")].partition(":")
+_PRIVACY_DEEDS = {
+    "verify": "client.privacy.verify_commands:verify_and_print",
+    "audit": "client.privacy.audit_commands:audit_and_print",
+}
+_LEDGER_DEEDS = {
+    "show": "client.privacy.ledger_commands:show_and_print",
+    "verify": "client.privacy.ledger_commands:verify_and_print",
+    "plan": "client.privacy.ledger_commands:plan_and_print",
+}
+
+
+def _do(told: str | Mapping[str, str], arguments: dict[str, Any]) -> None:
+    """Call what a command, or its deed, stands for: "module:function"."""
+    module, _, function = (told if isinstance(told, str) else told[arguments.pop("deed")]).partition(":")
     getattr(import_module(module), function)(**arguments)
 
 
@@ -255,13 +308,16 @@ def _audit(arguments: dict[str, Any]) -> None:
     print(f"{found.lines} lines hang together; the digest of the last is {found.digest}")
 
 
-COMMANDS = {
+COMMANDS: Mapping[str, Callable[[dict[str, Any]], None]] = {
     "simulate": _simulate,
     "train": _train,
-    "predict": _predict,
-    "evaluate": _evaluate,
-    "site": _site,
-    "server": _server,
+    "warm-start": partial(_do, "simulations.warm_start:warm_start_and_print"),
+    "predict": partial(_do, "segformer3d.commands:predict_and_print"),
+    "evaluate": partial(_do, "segformer3d.commands:evaluate_and_print"),
+    "site": partial(_do, _SITE_DEEDS),
+    "server": partial(_do, _SERVER_DEEDS),
+    "privacy": partial(_do, _PRIVACY_DEEDS),
+    "ledger": partial(_do, _LEDGER_DEEDS),
     "audit": _audit,
 }
 

@@ -17,6 +17,7 @@ from benchmarks.federations import describe_federations, measure_federations
 from benchmarks.inference import describe_inference, measure_inference
 from benchmarks.machine import describe_machine
 from benchmarks.networks import describe_growth, describe_networks, measure_growth, measure_networks
+from benchmarks.private import describe_private, measure_private
 from benchmarks.settings import FULL, QUICK, Settings
 from benchmarks.training import describe_training, measure_training
 from segformer3d.files import write_json, write_text
@@ -27,6 +28,7 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Settings], Any], Callable[[Any], str
     "inference": ("A whole scan", measure_inference, describe_inference),
     "training": ("Training on real cases", measure_training, describe_training),
     "federations": ("A federated round over its bare steps", measure_federations, describe_federations),
+    "privacy": ("A private step", measure_private, describe_private),
     "deployment": ("A trivial round between processes", measure_deployment, describe_deployment),
 }
 

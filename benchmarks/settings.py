@@ -18,6 +18,7 @@ class Settings:
         scan_shape: voxels of the synthetic scan that stands in for a real one.
         sites: federations of so many sites.
         rounds: rounds of each.
+        private_side: voxels along a side of the cubes of the private steps.
         trivial_rounds: rounds of the federation between processes; 0 leaves it out.
         scans: a folder of labelled cases in the Decathlon layout.
         glioma: a folder with one scan in four contrasts, or None for a synthetic one.
@@ -35,6 +36,7 @@ class Settings:
     scan_shape: tuple[int, int, int]
     sites: tuple[int, ...]
     rounds: int
+    private_side: int
     trivial_rounds: int
     scans: Path | None
     glioma: Path | None
@@ -51,6 +53,7 @@ FULL = {
     "scan_shape": (240, 240, 155),
     "sites": (2, 4, 8, 16, 32),
     "rounds": 3,
+    "private_side": 64,
     "trivial_rounds": 8,
 }
 QUICK = {
@@ -63,5 +66,6 @@ QUICK = {
     "scan_shape": (140, 140, 100),
     "sites": (4,),
     "rounds": 1,
+    "private_side": 32,
     "trivial_rounds": 0,
 }

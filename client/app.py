@@ -7,11 +7,12 @@ The same app serves every engine. How it finds its site is given to it: a simula
 import logging
 import traceback
 from collections.abc import Callable
+from functools import partial
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.contract import EVALUATE, PREPARE, TRAIN, EvaluateRequest, PrepareRequest, TrainRequest
+from client.contract import EVALUATE, PREPARE, TRAIN, EvaluateRequest, PrepareRequest, TrainRequest, digest_of
 from client.failures import describe
 from client.outbox import Outbox
 from client.phases import evaluate_site, prepare_site, train_site
@@ -26,9 +27,10 @@ Handler = Callable[[SiteSettings, RecordDict], RecordDict]
 def make_client_app(find_site: FindSite, *, keep_replies: bool = False) -> ClientApp:
     """A ClientApp that answers `query`, `train` and `evaluate` messages for the site that `find_site` names.
 
-    With `keep_replies`, what a round has cost is put on disk before it is sent, see `client.outbox`.
+    With `keep_replies`, and in a private run, what a round has cost is put on disk before it is sent, see
+    `client.outbox`.
     """
-    train_once = _train_once if keep_replies else _train
+    train = partial(_train, keep_replies=keep_replies)
     app = ClientApp()
 
     @app.query()
@@ -36,8 +38,8 @@ def make_client_app(find_site: FindSite, *, keep_replies: bool = False) -> Clien
         return _answer(message, context, find_site, PREPARE, _prepare)
 
     @app.train()
-    def train(message: Message, context: Context) -> Message:
-        return _answer(message, context, find_site, TRAIN, train_once)
+    def answer_train(message: Message, context: Context) -> Message:
+        return _answer(message, context, find_site, TRAIN, train)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
@@ -50,18 +52,16 @@ def _prepare(site: SiteSettings, records: RecordDict) -> RecordDict:
     return prepare_site(site, PrepareRequest.decode(records)).encode()
 
 
-def _train(site: SiteSettings, records: RecordDict) -> RecordDict:
-    return train_site(site, TrainRequest.decode(records)).encode()
-
-
-def _train_once(site: SiteSettings, records: RecordDict) -> RecordDict:
-    request = TrainRequest.decode(records)
+def _train(site: SiteSettings, records: RecordDict, *, keep_replies: bool) -> RecordDict:
+    request, question = TrainRequest.decode(records), digest_of(records)
+    if not keep_replies and request.privacy is None:
+        return train_site(site, request, question).encode()
     outbox = Outbox(site.work / request.run)
     kept = outbox.find(records)
     if kept is not None:
         write_log(site.work, f"run {request.run}: round {request.round} was done before, its reply is sent again")
         return kept
-    reply = train_site(site, request).encode()
+    reply = train_site(site, request, question).encode()
     outbox.keep(records, reply)
     return reply
 

@@ -23,7 +23,9 @@ from rich.text import Text
 
 from client.failures import SAME_VERSION
 from client.fleet import Standing, standing_of
+from client.limits import NO_LIMIT
 from client.names import CONTRACT_HEADER, CONTRACT_VERSION
+from client.privacy.ledger import read_ledger
 from client.running import is_let_in, read_running
 from client.site_file import PUBLIC_KEY_FILE, SiteFile, read_site_file
 from segformer3d.dataset import prepare
@@ -77,6 +79,7 @@ def check_site(site: SiteFile) -> Iterator[Finding]:
     yield _guarded("data", lambda: _check_data(site))
     yield _guarded("device", lambda: str(site.site.torch_device()))
     yield _guarded("disk", lambda: _check_disk(site))
+    yield _guarded("privacy ledger", lambda: _check_ledger(site))
     yield _guarded("certificate of the coordinator", lambda: _check_certificate(site))
     reached = _guarded("way to the coordinator", lambda: _check_way(site))
     yield reached
@@ -148,6 +151,16 @@ def _check_disk(site: SiteFile) -> str:
     if free < LEAST_SPACE:
         raise _Complaint(f"{plain_bytes(free)} free for {site.site.work}", f"free {plain_bytes(LEAST_SPACE)}")
     return f"{plain_bytes(free)} free"
+
+
+def _check_ledger(site: SiteFile) -> str:
+    """Whether it hangs together, and what it says."""
+    path, limits = site.site.ledger_file, site.site.limits
+    if not path.exists() and not path.with_name(path.name + ".head").exists():
+        return "none yet: no private run was taken part in"
+    spent = read_ledger(path).contents.spent(limits.delta)
+    limit = "no limit is set" if limits.epsilon == NO_LIMIT else f"the limit is {limits.epsilon:g}"
+    return f"its patients have spent epsilon {spent:.3f} at delta {limits.delta:g}; {limit}"
 
 
 def _check_certificate(site: SiteFile) -> str:

@@ -4,6 +4,9 @@ A run is one `query` (the site prepares its data), one `train` a round (the site
 it) and one `evaluate` at the end (the site measures the final model). Requests carry the global weights in the record
 "arrays" and their settings in "config"; replies carry an update in "arrays", numbers in "metrics" and who answers what
 in "about". Reading is strict: records, names and types are exactly these, and any difference is a `ReplyError`.
+
+In a private run the requests say what is asked for, and the replies what the site promises its patients; what the
+promise does not pay for is withheld: NaN, or a number that everyone knows (see `client.privacy.release`).
 """
 
 import hashlib
@@ -16,6 +19,8 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, MessageType, MetricRecord, RecordDict
 
 from client.names import CONTRACT_VERSION, RUN_NAME, SITE_NAME
+from client.privacy.promise import Promise
+from client.privacy.settings import PrivacySettings
 from client.records import check_names, read_fields, read_json, record_of
 from client.weights import Weights, decode_weights, encode_weights, parameter_norm
 from segformer3d.errors import ReplyError
@@ -35,14 +40,17 @@ _VALIDATION = {"dice": list, "loss": float, "cases": int, "seconds": float}
 
 @dataclass(frozen=True)
 class PrepareRequest:
-    """To a site at the start of a run: read, check and cache your data for this task."""
+    """To a site at the start of a run of so many rounds: read, check and cache your data for this task."""
 
     run: str
     task: Task
+    rounds: int
+    privacy: PrivacySettings | None = None
 
     def encode(self) -> RecordDict:
         """The message's content."""
-        return RecordDict({CONFIG: _config(self.run, task=_text(self.task))})
+        asked = {"rounds": self.rounds, "task": _text(self.task), "privacy": _text(self.privacy)}
+        return RecordDict({CONFIG: _config(self.run, **asked)})
 
     @classmethod
     def decode(cls, records: RecordDict) -> "PrepareRequest":
@@ -50,10 +58,11 @@ class PrepareRequest:
 
         Raises:
             ReplyError: it breaks the contract.
-            ConfigurationError: the task in it breaks a rule.
+            ConfigurationError: the task or the privacy in it breaks a rule.
         """
-        values = _read_config(records, {CONFIG}, {"task": str})
-        return cls(values["run"], task_from_json(read_json("task", values["task"])))
+        values = _read_config(records, {CONFIG}, {"rounds": int, "task": str, "privacy": str})
+        values["task"] = task_from_json(read_json("task", values["task"]))
+        return cls(**{**values, "privacy": _read_privacy(values["privacy"])})
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,7 @@ class PrepareReply:
         set_aside: damaged cases that it leaves out.
         balance: mean share of voxels per structure over its training cases, in [0, 1].
         seconds: how long reading, checking and caching took.
+        promise: in a private run, what it will cost each patient; `train_cases` is the public number of patients then.
     """
 
     site: str
@@ -75,10 +85,12 @@ class PrepareReply:
     set_aside: int
     balance: tuple[float, ...]
     seconds: float
+    promise: Promise | None = None
 
     def encode(self) -> RecordDict:
         """The message's content."""
-        return RecordDict({METRICS: MetricRecord(_numbers(self, _PREPARED)), ABOUT: _about(self.site, self.run, 0)})
+        about = _about(self.site, self.run, 0, self.promise)
+        return RecordDict({METRICS: MetricRecord(_numbers(self, _PREPARED)), ABOUT: about})
 
     @classmethod
     def decode(cls, records: RecordDict) -> "PrepareReply":
@@ -87,9 +99,9 @@ class PrepareReply:
         Raises:
             ReplyError: it breaks the contract.
         """
-        site, run, _ = _read_about(records, {METRICS, ABOUT})
+        site, run, _, promise = _read_about(records, {METRICS, ABOUT})
         numbers = _read_metrics(records, _PREPARED)
-        return cls(site, run, **{**numbers, "balance": tuple(numbers["balance"])})
+        return cls(site, run, **{**numbers, "balance": tuple(numbers["balance"])}, promise=promise)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,10 +112,11 @@ class TrainRequest:
         run: the run's id, the same after it was resumed.
         round: which round this is, from 1.
         rounds: how many there will be.
-        local_epochs: passes over the site's training cases.
+        local_epochs: passes over the site's training cases; a private round has `privacy.local_steps` steps instead.
         seed: of the run.
         task, training: what to train on what, and how.
         weights: all of the global model.
+        privacy: what is asked for, in a private run.
     """
 
     run: str
@@ -114,10 +127,12 @@ class TrainRequest:
     task: Task
     training: TrainingSettings
     weights: Weights
+    privacy: PrivacySettings | None = None
 
     def encode(self) -> RecordDict:
         """The message's content."""
-        config = _config(self.run, task=_text(self.task), training=_text(self.training), **_numbers(self, _ASKED))
+        texts = {name: _text(getattr(self, name)) for name in ("task", "training", "privacy")}
+        config = _config(self.run, **texts, **_numbers(self, _ASKED))
         return RecordDict({ARRAYS: encode_weights(self.weights), CONFIG: config})
 
     @classmethod
@@ -126,9 +141,10 @@ class TrainRequest:
 
         Raises:
             ReplyError: it breaks the contract.
-            ConfigurationError: the task or the training settings in it break a rule.
+            ConfigurationError: the task, the training settings or the privacy in it break a rule.
         """
-        values = _read_config(records, {ARRAYS, CONFIG}, {**_ASKED, "task": str, "training": str})
+        values = _read_config(records, {ARRAYS, CONFIG}, {**_ASKED, "task": str, "training": str, "privacy": str})
+        values["privacy"] = _read_privacy(values["privacy"])
         values["task"] = task_from_json(read_json("task", values["task"]))
         values["training"] = TrainingSettings.from_json(read_json("training", values["training"]))
         return cls(**values, weights=_read_weights(records))
@@ -143,6 +159,7 @@ class TrainReply:
         update: parameters as local minus global, a batch norm's buffers as values.
         training: of the local training.
         validation: of the global model as received, on the site's own validation cases.
+        promise: in a private run, with what was spent so far; `training.cases` is the public number of patients then.
     """
 
     site: str
@@ -151,6 +168,7 @@ class TrainReply:
     update: Weights
     training: TrainingReport
     validation: ValidationReport
+    promise: Promise | None = None
 
     @cached_property
     def update_norm(self) -> float:
@@ -162,7 +180,7 @@ class TrainReply:
         numbers = _numbers(self.training, _TRAINING, "training_") | _numbers(
             self.validation, _VALIDATION, "validation_"
         )
-        about = _about(self.site, self.run, self.round)
+        about = _about(self.site, self.run, self.round, self.promise)
         return RecordDict({ARRAYS: encode_weights(self.update), METRICS: MetricRecord(numbers), ABOUT: about})
 
     @classmethod
@@ -172,10 +190,10 @@ class TrainReply:
         Raises:
             ReplyError: it breaks the contract.
         """
-        about = _read_about(records, {ARRAYS, METRICS, ABOUT})
+        site, run, round_number, promise = _read_about(records, {ARRAYS, METRICS, ABOUT})
         numbers = _read_metrics(records, _prefixed("training_", _TRAINING) | _prefixed("validation_", _VALIDATION))
         training = TrainingReport(**{name: numbers[f"training_{name}"] for name in _TRAINING})
-        return cls(*about, _read_weights(records), training, _validation(numbers))
+        return cls(site, run, round_number, _read_weights(records), training, _validation(numbers), promise)
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,8 +244,8 @@ class EvaluateReply:
         Raises:
             ReplyError: it breaks the contract.
         """
-        about = _read_about(records, {METRICS, ABOUT})
-        return cls(*about, _validation(_read_metrics(records, _prefixed("validation_", _VALIDATION))))
+        site, run, round_number, _ = _read_about(records, {METRICS, ABOUT})
+        return cls(site, run, round_number, _validation(_read_metrics(records, _prefixed("validation_", _VALIDATION))))
 
 
 def digest_of(records: RecordDict) -> str:
@@ -245,8 +263,12 @@ def digest_of(records: RecordDict) -> str:
     return found.hexdigest()
 
 
-def _text(value: Task | TrainingSettings) -> str:
-    return json.dumps(value.to_json())
+def _text(value: Task | TrainingSettings | PrivacySettings | Promise | None) -> str:
+    return "" if value is None else json.dumps(value.to_json())
+
+
+def _read_privacy(text: str) -> PrivacySettings | None:
+    return PrivacySettings.from_json(read_json("privacy", text)) if text else None
 
 
 def _numbers(source: object, fields: Mapping[str, type], prefix: str = "") -> dict[str, Any]:
@@ -271,8 +293,9 @@ def _config(run: str, **values: Any) -> ConfigRecord:
     return ConfigRecord({"contract": CONTRACT_VERSION, "run": run, **values})
 
 
-def _about(site: str, run: str, round_number: int) -> ConfigRecord:
-    return ConfigRecord({"contract": CONTRACT_VERSION, "site": site, "run": run, "round": round_number})
+def _about(site: str, run: str, round_number: int, promise: Promise | None = None) -> ConfigRecord:
+    who: dict[str, Any] = {"site": site, "run": run, "round": round_number}
+    return ConfigRecord({"contract": CONTRACT_VERSION, **who, "promise": _text(promise)})
 
 
 def _read_metrics(records: RecordDict, fields: Mapping[str, type]) -> dict[str, Any]:
@@ -293,15 +316,16 @@ def _read_config(records: RecordDict, names: set[str], fields: Mapping[str, type
     return {name: value for name, value in values.items() if name != "contract"}
 
 
-def _read_about(records: RecordDict, names: set[str]) -> tuple[str, str, int]:
-    """Site, run and round of a reply."""
+def _read_about(records: RecordDict, names: set[str]) -> tuple[str, str, int, Promise | None]:
+    """Site, run, round and promise of a reply."""
     _check_version(records, ABOUT, "the site")
     check_names(records, names, "the message")
-    fields = {"contract": int, "site": str, "run": str, "round": int}
+    fields = {"contract": int, "site": str, "run": str, "round": int, "promise": str}
     values = read_fields(record_of(records, ABOUT, ConfigRecord), fields, ABOUT)
     if not SITE_NAME.fullmatch(values["site"]):
         raise ReplyError("the site's name must be 1 to 40 letters, digits, - and _")
-    return values["site"], values["run"], values["round"]
+    promise = Promise.from_json(read_json("promise", values["promise"])) if values["promise"] else None
+    return values["site"], values["run"], values["round"], promise
 
 
 def _check_version(records: RecordDict, name: str, sender: str) -> None:

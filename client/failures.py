@@ -15,6 +15,7 @@ from flwr.common.constant import ErrorCode
 
 from client.contract import EVALUATE, PREPARE, TRAIN
 from client.limits import RefusalError
+from client.privacy.ledger import LedgerError
 from client.weights import printable
 from segformer3d.audit import AuditError
 from segformer3d.errors import CheckpointError, ConfigurationError, DataError, ReplyError
@@ -32,6 +33,7 @@ _REASONS: tuple[tuple[tuple[type[Exception], ...], str, str], ...] = (
     ((CheckpointError,), "its optimizer state is damaged", "remove the run's folder at the site, or " + SEE_LOG),
     ((ConfigurationError,), "its settings do not fit this run", SEE_LOG),
     ((AuditError,), "its audit trail is damaged", SEE_LOG),
+    ((LedgerError,), "its privacy ledger is in use, damaged or of other patients", SEE_LOG),
     ((MemoryError, torch.OutOfMemoryError), "not enough memory", "choose a smaller patch or batch size, or " + SEE_LOG),
 )
 _LASTING = (DataError, ConfigurationError)  # what a minute more does not mend

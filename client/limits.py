@@ -1,11 +1,14 @@
 """What a site insists on, whatever the coordinator asks: the most it will do, and the least it wants for it."""
 
+import math
 from dataclasses import dataclass
 
+from client.privacy.settings import MOST_DELTA, PrivacySettings
 from segformer3d.errors import ConfigurationError, SegfedError
 from segformer3d.tasks import Task
 
 MOST = 1_000_000
+NO_LIMIT = math.inf
 
 
 class RefusalError(SegfedError):
@@ -21,7 +24,10 @@ class SiteLimits:
         tasks: names of the tasks that it takes part in; none names all.
         most_rounds: rounds of a run, at most.
         most_local_epochs: passes over its cases in one round, at most.
-        private_only: whether it takes part in runs with differential privacy only. No run of this version has it.
+        private_only: whether it takes part in runs with differential privacy only.
+        run_epsilon: what one run may cost a patient; where more is asked for, more noise is added than was asked for.
+        epsilon: what all runs together may cost a patient: at this the site stops, before it computes a gradient.
+        delta: the chance that the promise may fail with, of one run and of all together.
 
     Raises:
         ConfigurationError: a value breaks its rule.
@@ -32,12 +38,21 @@ class SiteLimits:
     most_rounds: int = MOST
     most_local_epochs: int = MOST
     private_only: bool = False
+    run_epsilon: float = NO_LIMIT
+    epsilon: float = NO_LIMIT
+    delta: float = MOST_DELTA
 
     def __post_init__(self) -> None:
         for name in ("smallest_cohort", "most_rounds", "most_local_epochs"):
             value = getattr(self, name)
             if type(value) is not int or not 1 <= value <= MOST:
                 raise ConfigurationError(f"{name} must be a whole number in [1, {MOST}], got {value!r}")
+        for name in ("run_epsilon", "epsilon"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0 < value <= NO_LIMIT:
+                raise ConfigurationError(f"{name} must be a number above 0, got {value!r}")
+        if type(self.delta) is not float or not 0 < self.delta < 1:
+            raise ConfigurationError(f"delta must be in (0, 1), got {self.delta!r}")
         if not isinstance(self.private_only, bool):
             raise ConfigurationError(f"private_only must be true or false, got {self.private_only!r}")
         if not isinstance(self.tasks, tuple) or not all(isinstance(name, str) and name for name in self.tasks):
@@ -54,13 +69,13 @@ def check_task(limits: SiteLimits, task: Task) -> None:
         raise RefusalError(f"it takes no part in the task {task.name}")
 
 
-def check_privacy(limits: SiteLimits) -> None:
+def check_privacy(limits: SiteLimits, privacy: PrivacySettings | None) -> None:
     """Whether the privacy of a run is what the site insists on.
 
     Raises:
         RefusalError: it is not.
     """
-    if limits.private_only:
+    if limits.private_only and privacy is None:
         raise RefusalError("it takes part in runs with differential privacy only, and this run has none")
 
 

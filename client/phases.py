@@ -10,19 +10,20 @@ import torch
 from client.contract import EvaluateReply, EvaluateRequest, PrepareReply, PrepareRequest, TrainReply, TrainRequest
 from client.limits import check_cohort, check_privacy, check_task, check_work
 from client.moments import forget_old_moments, moments_after, moments_before, superseded_moments
+from client.privacy.phases import prepare_private, train_private_site
 from client.site import SiteSettings
 from client.site_log import write_log
 from client.weights import Weights, load_weights, update_of
 from segformer3d.allocator import keep_freed_memory
 from segformer3d.config import ModelConfig
-from segformer3d.dataset import SiteData, prepare
+from segformer3d.dataset import DEFAULT_VALIDATION_SHARE, SiteData, prepare
 from segformer3d.model import SegFormer3D, skeleton
 from segformer3d.tasks import Task
 from segformer3d.training import Part, train_part, validate
 
 # Prepared data of the sites that this process has served: names and places only, the volumes stay on disk.
 _KEPT_SITES = 64
-_data_of_site: dict[tuple[SiteSettings, Task], SiteData] = {}
+_data_of_site: dict[tuple[SiteSettings, Task, bool], SiteData] = {}
 _lock = Lock()
 _networks: dict[ModelConfig, SegFormer3D] = {}
 
@@ -37,26 +38,38 @@ def prepare_site(site: SiteSettings, request: PrepareRequest) -> PrepareReply:
     """
     began = time.perf_counter()
     check_task(site.limits, request.task)
-    check_privacy(site.limits)
-    data = _prepare(site, request.task)
+    check_privacy(site.limits, request.privacy)
+    data = _prepare(site, request.task, private=request.privacy is not None)
     check_cohort(site.limits, len(data.train))
     write_log(site.work, f"run {request.run}: data prepared, {data.describe()}")
     for item in data.set_aside:
         write_log(site.work, f"case {item.case} set aside: {item.reason}")
+    if request.privacy is not None:
+        return prepare_private(site, request, request.privacy, data)
     counts = (len(data.train), len(data.validation), len(data.set_aside))
     balance = _balance(data, request.task)
     return PrepareReply(site.name, request.run, *counts, balance, time.perf_counter() - began)
 
 
-def train_site(site: SiteSettings, request: TrainRequest) -> TrainReply:
+def train_site(site: SiteSettings, request: TrainRequest, question: str) -> TrainReply:
     """Measure the global model on the site's validation cases, then train it for one round.
+
+    Args:
+        site: whose data.
+        request: what is asked.
+        question: digest of the message that asks, for the ledger of private runs.
 
     Raises:
         SegfedError: data, settings, disk or message are not as they should be.
     """
     check_work(site.limits, request.rounds, request.local_epochs)
-    device, data, model = _set_up(site, request.task, request.weights)
+    check_privacy(site.limits, request.privacy)
+    device, data, model = _set_up(site, request.task, request.weights, private=request.privacy is not None)
     check_cohort(site.limits, len(data.train))
+    if request.privacy is not None:
+        reply = train_private_site(site, request, request.privacy, data, model, device, question)
+        _put_by(model)
+        return reply
     validation = validate(model, data.validation, request.task, device=device)
     part = Part(request.round - 1, request.rounds, request.local_epochs, request.seed, site.name)
     folder = site.work / request.run
@@ -85,23 +98,25 @@ def evaluate_site(site: SiteSettings, request: EvaluateRequest) -> EvaluateReply
     Raises:
         SegfedError: data, settings, disk or message are not as they should be.
     """
-    device, data, model = _set_up(site, request.task, request.weights)
+    check_privacy(site.limits, None)  # what is measured leaves as it is: a private run asks for nothing of the kind
+    device, data, model = _set_up(site, request.task, request.weights, private=False)
     validation = validate(model, data.validation, request.task, device=device)
     _put_by(model)
     write_log(site.work, f"run {request.run}: measured the model of round {request.round}")
     return EvaluateReply(site.name, request.run, request.round, validation)
 
 
-def _set_up(site: SiteSettings, task: Task, weights: Weights) -> tuple[torch.device, SiteData, SegFormer3D]:
+def _set_up(
+    site: SiteSettings, task: Task, weights: Weights, *, private: bool
+) -> tuple[torch.device, SiteData, SegFormer3D]:
     check_task(site.limits, task)
-    check_privacy(site.limits)
     keep_freed_memory()
     if site.threads is not None:
         torch.set_num_threads(site.threads)
     device = site.torch_device()
     if device.type == "cuda":
         _make_gpu_deterministic()
-    data = _data_of_site.get((site, task)) or _prepare(site, task)
+    data = _data_of_site.get((site, task, private)) or _prepare(site, task, private=private)
     return device, data, _network(task.model, weights)
 
 
@@ -126,13 +141,15 @@ def _make_gpu_deterministic() -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 
-def _prepare(site: SiteSettings, task: Task) -> SiteData:
-    data = prepare(site.data, task, site.work / "cache", workers=max(1, site.workers))
+def _prepare(site: SiteSettings, task: Task, *, private: bool) -> SiteData:
+    """In a private run nothing is validated, so that every case is there to train on."""
+    share = 0.0 if private else DEFAULT_VALIDATION_SHARE
+    data = prepare(site.data, task, site.work / "cache", validation_share=share, workers=max(1, site.workers))
     with _lock:
-        _data_of_site.pop((site, task), None)
+        _data_of_site.pop((site, task, private), None)
         while len(_data_of_site) >= _KEPT_SITES:
             _data_of_site.pop(next(iter(_data_of_site)))
-        _data_of_site[site, task] = data
+        _data_of_site[site, task, private] = data
     return data
 
 

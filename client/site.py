@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from client.limits import SiteLimits
 from client.names import SITE_NAME
 from segformer3d.errors import ConfigurationError
+from segformer3d.patients import check_pattern
 
 if TYPE_CHECKING:
     import torch
 
-MOST_THREADS, MOST_WORKERS = 1024, 256
+MOST_THREADS, MOST_WORKERS, MOST_PATIENTS = 1024, 256, 10_000_000
+LEDGER = "ledger.jsonl"
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
@@ -28,6 +30,11 @@ class SiteSettings:
         threads: threads of one computation on the CPU, 1 to 1024; None leaves PyTorch's choice.
         workers: processes that read cases and cut patches, 0 to 256; 0 does it in the training process.
         limits: what it insists on, whatever the coordinator asks.
+        ledger: the file that holds what private runs have cost its patients; None keeps it in the work folder.
+        patients: a number of patients that the site publishes, no larger than it has: private sums are divided by it
+            and updates weighted; None takes the smaller one that the coordinator asks for.
+        patient_pattern: what of a case's name is the patient, a regular expression, see `segformer3d.patients`; None
+            takes what the dataset says, or else each case for a patient.
 
     Raises:
         ConfigurationError: a value breaks its rule.
@@ -40,6 +47,9 @@ class SiteSettings:
     threads: int | None = None
     workers: int = 0
     limits: SiteLimits = field(default_factory=SiteLimits)
+    ledger: Path | None = None
+    patients: int | None = None
+    patient_pattern: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not SITE_NAME.fullmatch(self.name):
@@ -54,6 +64,15 @@ class SiteSettings:
         if self.threads is not None:
             _whole("threads", self.threads, 1, MOST_THREADS)
         _whole("workers", self.workers, 0, MOST_WORKERS)
+        if self.patients is not None:
+            _whole("patients", self.patients, 1, MOST_PATIENTS)
+        if self.patient_pattern is not None:
+            check_pattern(self.patient_pattern)
+
+    @property
+    def ledger_file(self) -> Path:
+        """Where the ledger is."""
+        return self.ledger or self.work / LEDGER
 
     def torch_device(self) -> "torch.device":
         """The device to compute on.

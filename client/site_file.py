@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from client.limits import SiteLimits
-from client.site import SiteSettings
+from client.site import LEDGER, SiteSettings
 from segformer3d.addresses import Address
 from segformer3d.errors import ConfigurationError
 from segformer3d.files import write_text
@@ -15,6 +15,7 @@ from segformer3d.files import write_text
 SITE_FILE, KEY_FILE, PUBLIC_KEY_FILE, CERTIFICATE_FILE = "site.toml", "site.key", "site.pub", "coordinator.crt"
 SITE = "SEGFED_SITE"  # names the folder to the programs that `site join` starts
 _SITE = ("name", "data", "work", "device", "threads", "workers")
+_PRIVACY = ("ledger", "patients", "patient_pattern")
 _COORDINATOR = ("address", "certificate", "proxy")
 
 
@@ -69,7 +70,9 @@ def write_site_file(folder: Path, name: str, data: Path, coordinator: Address) -
     Raises:
         StorageError: it cannot be written.
     """
-    text = _TEMPLATE.format(name=name, data=_quoted(str(data)), address=coordinator, certificate=CERTIFICATE_FILE)
+    text = _TEMPLATE.format(
+        name=name, data=_quoted(str(data)), address=coordinator, certificate=CERTIFICATE_FILE, ledger=LEDGER
+    )
     write_text(folder / SITE_FILE, text)
     return folder / SITE_FILE
 
@@ -96,14 +99,23 @@ smallest_cohort = 1       # with fewer training cases it takes no part
 # most_rounds = 200
 # most_local_epochs = 5
 # private_only = true     # takes part in runs with differential privacy only
+# run_epsilon = 4.0       # what one private run may cost each patient: more noise is added where it would cost more
+# epsilon = 8.0           # what all private runs together may cost each patient; then this site stops
+# delta = 1e-5            # the chance that this promise may fail with
+
+[privacy]                 # see docs/privacy.md
+ledger = "{ledger}"      # what private runs have cost the patients; keep it as long as you keep the data
+# patients = 40           # publish that this many patients, or more, are here: less noise for their number
+# patient_pattern = "patient[0-9]+"   # what of a case's name is the patient, where patients have several cases
 """
 
 
 def _parse(folder: Path, values: Mapping[str, Any]) -> SiteFile:
-    _check_names(values, (*_SITE, "coordinator", "limits"), "the site file")
-    coordinator, limits = _table(values, "coordinator"), _table(values, "limits")
+    _check_names(values, (*_SITE, "coordinator", "limits", "privacy"), "the site file")
+    coordinator, limits, privacy = (_table(values, name) for name in ("coordinator", "limits", "privacy"))
     _check_names(coordinator, _COORDINATOR, "[coordinator]")
     _check_names(limits, tuple(item.name for item in fields(SiteLimits)), "[limits]")
+    _check_names(privacy, _PRIVACY, "[privacy]")
     for name in ("name", "data"):
         _text(values, name, "the site file")
     for name in ("address", "certificate"):
@@ -112,7 +124,9 @@ def _parse(folder: Path, values: Mapping[str, Any]) -> SiteFile:
         limits = {**limits, "tasks": tuple(limits["tasks"])}
     plain = {name: values[name] for name in _SITE if name in values}
     paths = {"data": folder / values["data"], "work": folder / str(values.get("work", "work"))}
-    site = SiteSettings(**{**plain, **paths}, limits=SiteLimits(**limits))
+    paths["ledger"] = folder / str(privacy.get("ledger", LEDGER))
+    own = {name: privacy[name] for name in ("patients", "patient_pattern") if name in privacy}
+    site = SiteSettings(**{**plain, **paths, **own}, limits=SiteLimits(**limits))
     proxy = _text(coordinator, "proxy", "[coordinator]") if "proxy" in coordinator else None
     if proxy is not None and not proxy.startswith("http://"):
         raise ConfigurationError(f'proxy must be "http://HOST:PORT", got {proxy!r}')

@@ -17,17 +17,22 @@ _CHANNEL = re.compile(r"_\d{4}$")
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """One case: its image files (one 3D file a contrast, or one 4D file) and its label file, if it has one."""
+    """One case: its image files (one 3D file a contrast, or one 4D file) and its label file, if it has one.
+
+    `patient` is whose it is, where the dataset says so.
+    """
 
     name: str
     images: tuple[Path, ...]
     label: Path | None
+    patient: str | None = None
 
 
 def find_cases(folder: Path) -> tuple[CaseFiles, ...]:
     """The cases of a dataset folder, sorted by name.
 
-    Understood are `dataset.json` with `training` entries (an entry's image is one file or a list of files), and
+    Understood are `dataset.json` with `training` entries (an entry's image is one file or a list of files, and it may
+    name its "patient"), and
     `images/` with `labels/` beside it, where a case's files are `NAME.nii.gz` or `NAME_0000.nii.gz`, `NAME_0001...`.
     There, an image without a label and a label without an image are cases too: with a file missing.
 
@@ -82,14 +87,16 @@ def _decathlon(folder: Path, described: Mapping[str, Any]) -> list[CaseFiles]:
 
 def _entry(folder: Path, number: int, entry: object) -> CaseFiles:
     named: Mapping[str, Any] = entry if isinstance(entry, Mapping) else {}
-    image, label = named.get("image"), named.get("label")
+    image, label, patient = named.get("image"), named.get("label"), named.get("patient")
     images: list[Any] = image if isinstance(image, list) else [image]
     if not images or not all(isinstance(i, str) for i in images) or not isinstance(label, str):
         where = f"training entry {number} of {folder / 'dataset.json'}"
         raise DataError(f"{where} needs an 'image' and a 'label' file name")
+    if patient is not None and not (isinstance(patient, str) and patient):
+        raise DataError(f"'patient' of training entry {number} of {folder / 'dataset.json'} must be a text")
     # A label has the name of its case in every layout; image names carry channel numbers when there are several.
     name = case_name(Path(label)) if len(images) > 1 else case_name(Path(images[0]))
-    return CaseFiles(name, tuple(folder / image for image in images), folder / label)
+    return CaseFiles(name, tuple(folder / image for image in images), folder / label, patient)
 
 
 def _plain(folder: Path) -> list[CaseFiles]:

@@ -42,10 +42,14 @@ class PreparedCase:
     Attributes:
         name: the case's name at the site; it never travels.
         folder: its cache entry.
+        source: SHA-256 of the contents of its files, whatever they are called.
+        patient: whose it is, where the dataset says so.
     """
 
     name: str
     folder: Path
+    source: str
+    patient: str | None = None
 
     def image(self) -> NDArray[np.float32]:
         """(C, X, Y, Z) float32 on the task's grid, scaled."""
@@ -164,13 +168,14 @@ def prepare_case(files: CaseFiles, task: Task, cache: Path) -> PreparedCase:
     if files.label is None:
         raise CaseError("the case has no label, so nothing can be learnt from it")
     ticket = cache / "tickets" / f"{_digest(_stamp(files), _settings(task))}.json"
-    entry = cache / "cases" / (_read_ticket(ticket) or "unknown")
-    if not _complete(entry):
-        entry = cache / "cases" / _digest(_contents(files), _settings(task))
-        if not _complete(entry):
-            _fill(entry, files, task)
-        write_json(ticket, {"entry": entry.name})
-    return PreparedCase(files.name, entry)
+    known = _read_ticket(ticket)
+    if known is None or not _complete(cache / "cases" / known[0]):
+        contents = _contents(files)
+        known = _digest(contents, _settings(task)), hashlib.sha256(contents.encode()).hexdigest()
+        if not _complete(cache / "cases" / known[0]):
+            _fill(cache / "cases" / known[0], files, task)
+        write_json(ticket, {"entry": known[0], "source": known[1]})
+    return PreparedCase(files.name, cache / "cases" / known[0], known[1], files.patient)
 
 
 def _fill(entry: Path, files: CaseFiles, task: Task) -> None:
@@ -208,9 +213,11 @@ def _complete(entry: Path) -> bool:
     return all((entry / name).is_file() for name in _FILES)
 
 
-def _read_ticket(ticket: Path) -> str | None:
+def _read_ticket(ticket: Path) -> tuple[str, str] | None:
+    """Entry and source of the case's files."""
     try:
-        return str(json.loads(ticket.read_text(encoding="utf-8"))["entry"])
+        told = json.loads(ticket.read_text(encoding="utf-8"))
+        return str(told["entry"]), str(told["source"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -34,13 +34,21 @@ def apply_norm(norm: Norm, x: Tensor) -> Tensor:
     leaves them as they are; a group of one value becomes 0. So one small volume is a legal training batch.
     """
     if isinstance(norm, nn.GroupNorm):
-        return torch.group_norm(x.movedim(-1, 1), norm.num_groups, norm.weight, norm.bias, norm.eps).movedim(1, -1)
+        return _group_norm(norm, x)
     flat_NC = x.reshape(-1, x.shape[-1])
     if norm.training and flat_NC.shape[0] == 1:
         y_NC = F.batch_norm(flat_NC, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
     else:
         y_NC = norm(flat_NC)
     return y_NC.view(x.shape)
+
+
+def _group_norm(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    """The CPU's backward kernel for channels-last maps crashes where the norm is trained and nothing below it is."""
+    if x.device.type == "cpu" and torch.is_grad_enabled() and norm.weight.requires_grad and not x.requires_grad:
+        plain = torch.group_norm(x.movedim(-1, 1), norm.num_groups, None, None, norm.eps).movedim(1, -1)
+        return torch.addcmul(norm.bias, plain, norm.weight)
+    return torch.group_norm(x.movedim(-1, 1), norm.num_groups, norm.weight, norm.bias, norm.eps).movedim(1, -1)
 
 
 def as_affine(norm: Norm) -> tuple[Tensor, Tensor] | None:

@@ -22,7 +22,7 @@ from segformer3d.ahead import Waits, prepared_ahead
 from segformer3d.dataset import PreparedCase
 from segformer3d.errors import ConfigurationError, DataError
 from segformer3d.inference import decide, predict_probabilities
-from segformer3d.losses import make_loss, targets
+from segformer3d.losses import Loss, make_loss, targets
 from segformer3d.model import SegFormer3D
 from segformer3d.optimizer_file import load_optimizer, save_optimizer
 from segformer3d.patches import sample_patch
@@ -172,6 +172,20 @@ def learning_rate(settings: TrainingSettings, step: int, steps: int) -> float:
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of all parameters."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def loss_of(model: nn.Module, loss: Loss, image: Tensor, target: Tensor) -> Tensor:
+    """The scalar loss of a batch, the network in mixed precision where that is quick."""
+    # bfloat16 has float32's range, so no loss scaling is needed; every GPU since 2020 has it.
+    with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=image.device.type == "cuda"):
+        logits = model(image)
+    return loss(logits.float(), target)
+
+
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
     """AdamW over all parameters, in the order of their names in the model."""
     return torch.optim.AdamW(
@@ -229,18 +243,14 @@ def _batches(
 def _step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    loss: Callable[[Tensor, Tensor], Tensor],
+    loss: Loss,
     image: Tensor,
     target: Tensor,
     rate: float,
     settings: TrainingSettings,
 ) -> float:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    # bfloat16 has float32's range, so no loss scaling is needed; every GPU since 2020 has it.
-    with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=image.device.type == "cuda"):
-        logits = model(image)
-    value = loss(logits.float(), target)
+    set_rate(optimizer, rate)
+    value = loss_of(model, loss, image, target)
     optimizer.zero_grad(set_to_none=True)
     value.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from client.privacy.settings import PrivacySettings
 from segformer3d.errors import ConfigurationError
 from segformer3d.settings import TrainingSettings
 from segformer3d.tasks import Task, task_from_json
@@ -39,6 +40,8 @@ class FederationSettings:
         pace: how many times as long as in its last rounds a site may take for a round (two minutes at least), from 1 to
             1000, or 0: only `round_deadline_s` holds.
         training: how a site trains.
+        privacy: what differential privacy the run has, or None. A private run has group norm, `privacy.local_steps`
+            instead of `local_epochs`, and nothing is measured at the sites.
 
     Raises:
         ConfigurationError: a value breaks its rule.
@@ -54,8 +57,13 @@ class FederationSettings:
     again_s: float = 300.0
     pace: float = 4.0
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    privacy: PrivacySettings | None = None
 
     def __post_init__(self) -> None:
+        if self.privacy is not None and self.task.model.norm == "batch":
+            raise ConfigurationError(
+                'batch norm makes patients depend on each other, so a private run cannot have it; say norm = "group"'
+            )
         if not isinstance(self.task, Task) or not isinstance(self.training, TrainingSettings):
             raise ConfigurationError("a federation takes a Task as its task and TrainingSettings as its training")
         for name, low, high in _WHOLE:
@@ -76,7 +84,8 @@ class FederationSettings:
     def to_json(self) -> dict[str, Any]:
         """The settings as plain JSON values; `from_json` is its inverse."""
         plain = {item.name: getattr(self, item.name) for item in fields(self)}
-        return plain | {"task": self.task.to_json(), "training": self.training.to_json()}
+        privacy = None if self.privacy is None else self.privacy.to_json()
+        return plain | {"task": self.task.to_json(), "training": self.training.to_json(), "privacy": privacy}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "FederationSettings":
@@ -88,13 +97,21 @@ class FederationSettings:
         known = [item.name for item in fields(cls)]
         for name in sorted(set(values) - set(known)):
             raise ConfigurationError(f"unknown federation setting {name!r}; known are {', '.join(known)}")
-        if not isinstance(values.get("task"), Mapping) or not isinstance(values.get("training", {}), Mapping):
-            raise ConfigurationError("a federation needs the settings of its task, and those of its training if any")
+        tables = (values.get("task"), values.get("training", {}), values.get("privacy") or {})
+        if not all(isinstance(table, Mapping) for table in tables):
+            raise ConfigurationError("a federation needs the settings of its task, training and privacy as tables")
         training = TrainingSettings.from_json(values.get("training", {}))
-        return cls(**{**values, "task": task_from_json(values["task"]), "training": training})
+        privacy = None if values.get("privacy") is None else PrivacySettings.from_json(values["privacy"])
+        read = {"task": task_from_json(values["task"]), "training": training, "privacy": privacy}
+        return cls(**{**values, **read})
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides the numbers of a run, as plain JSON values: a resumed run must have the same."""
         kept = {name: value for name, value in self.to_json().items() if name not in _NOT_OF_THE_RUN}
         plain: dict[str, Any] = json.loads(json.dumps(kept))
         return plain
+
+
+def model_settings(asked: Mapping[str, Any], *, private: bool) -> Mapping[str, Any]:
+    """Changes to a task's model, with group norm where a private run says nothing about the norm."""
+    return {"norm": "group", **asked} if private else asked

@@ -4,6 +4,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from client.contract import PrepareReply
 from segformer3d.files import write_json
 from server.records import (
     Event,
@@ -16,6 +17,13 @@ from server.records import (
     SitesReady,
 )
 from server.run_folder import DONE, MEASURING, OUTCOME_FILE, PROGRESS_FILE, TRAINING, Progress
+
+
+def _readiness(site: PrepareReply) -> str:
+    promise = site.promise
+    if promise is None:
+        return "ready"
+    return f"ready; the run will cost each of its patients epsilon {promise.epsilon:.3f} at delta {promise.delta:g}"
 
 
 class Journal:
@@ -37,7 +45,7 @@ class Journal:
         now = self._progress
         match event:
             case SitesReady(sites):
-                now.sites = {site.site: "ready" for site in sites}
+                now.sites = {site.site: _readiness(site) for site in sites}
             case RoundStarted(number, _, sites):
                 now.phase, now.round, now.since = TRAINING, number, time.time()
                 now.sites = dict.fromkeys(sites, "at work")

@@ -57,6 +57,8 @@ class SiteRecord:
         training_seconds, validation_seconds: as the site measured them.
         seconds: from sending the request to holding the reply.
         bytes_down, bytes_up: size of the serialised request and reply.
+        epsilon: what the run has cost each of its patients so far; None in a run without privacy. In a run with it,
+            losses, Dice and seconds are NaN, and `cases` is the public number of patients.
     """
 
     site: str
@@ -74,6 +76,7 @@ class SiteRecord:
     seconds: float
     bytes_down: int
     bytes_up: int
+    epsilon: float | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ import numpy as np
 
 from client.contract import EvaluateReply, PrepareReply, TrainReply
 from client.failures import SAME_VERSION, SEE_LOG
+from client.privacy.promise import Promise
+from client.privacy.settings import PrivacySettings
 from client.weights import COUNTER, MEAN, VARIANCE, Weights, check_layout, is_buffer, parameter_norm
 from segformer3d.errors import ReplyError
 from segformer3d.training import ValidationReport
@@ -62,18 +64,20 @@ def set_aside(site: str, phase: str, error: ReplyError) -> SetAside:
     return SetAside(site, phase, str(error), getattr(error, "remedy", SAME_VERSION))
 
 
-def check_prepare(reply: PrepareReply, run: str, structures: int) -> None:
-    """Whether a site may take part.
+def check_prepare(reply: PrepareReply, run: str, structures: int, privacy: PrivacySettings | None = None) -> None:
+    """Whether a site may take part in a run with this privacy.
 
     Raises:
         ReplyError: a number is out of its range.
     """
     _check_who(reply.site, reply.run, 0, (reply.site, run, 0))
+    _check_promise(reply.promise, privacy)
     for name, low in (("train_cases", 1), ("validation_cases", 0), ("set_aside", 0)):
         _check_count(name, getattr(reply, name), low)
-    if len(reply.balance) != structures or not all(0 <= share <= 1 for share in reply.balance):
-        raise UnfitReplyError(f"its class balance must be {structures} shares in [0, 1]", SEE_LOG)
-    _check_seconds(reply.seconds)
+    shares = structures if privacy is None else 0
+    if len(reply.balance) != shares or not all(0 <= share <= 1 for share in reply.balance):
+        raise UnfitReplyError(f"its class balance must be {shares} shares in [0, 1]", SEE_LOG)
+    _check_seconds(reply.seconds, withheld=privacy is not None)
 
 
 def check_train(reply: TrainReply, ready: PrepareReply, round_number: int, weights: Weights, longest: float) -> None:
@@ -97,9 +101,13 @@ def check_train(reply: TrainReply, ready: PrepareReply, round_number: int, weigh
             f"it trained on {reply.training.cases} cases and had prepared {ready.train_cases}",
             "leave the site's data as it is during a run",
         )
-    _check_seconds(reply.training.seconds)
-    if not math.isfinite(reply.training.loss):
-        raise UnfitReplyError("its training loss is not finite", _TRAINING_BROKE)
+    private = ready.promise is not None
+    if private != (reply.promise is not None):
+        raise UnfitReplyError("it began the run with other privacy", "restart the site")
+    _check_seconds(reply.training.seconds, withheld=private)
+    if math.isfinite(reply.training.loss) == private:
+        what = "was to be withheld" if private else "is not finite"
+        raise UnfitReplyError(f"its training loss {what}", SAME_VERSION if private else _TRAINING_BROKE)
     _check_validation(reply.validation, ready)
     check_layout(reply.update, weights)
     _check_values(reply)
@@ -151,7 +159,28 @@ def _check_count(name: str, value: int, low: int) -> None:
         raise UnfitReplyError(f"its number of {name} must be in [{low}, {MOST_COUNT}]", SEE_LOG)
 
 
-def _check_seconds(value: float) -> None:
+def _check_promise(promise: Promise | None, privacy: PrivacySettings | None) -> None:
+    """Whether a site promises no less than the run asks for."""
+    if (privacy is None) != (promise is None):
+        told = "asks for privacy that it does not promise" if promise is None else "has no privacy, and it promises one"
+        raise UnfitReplyError(f"the run {told}", SAME_VERSION)
+    if privacy is None or promise is None:
+        return
+    numbers = (promise.epsilon, promise.delta, promise.spent, promise.noise_multiplier, promise.sampling_rate)
+    if not all(math.isfinite(number) and number >= 0 for number in numbers) or promise.patients < 1:
+        raise UnfitReplyError("its promise of privacy holds numbers out of their ranges", SEE_LOG)
+    if promise.epsilon > privacy.epsilon:
+        raise UnfitReplyError(
+            f"it would spend epsilon {promise.epsilon:.4g} where {privacy.epsilon:g} is asked for", SAME_VERSION
+        )
+
+
+def _check_seconds(value: float, *, withheld: bool = False) -> None:
+    """`withheld`: whether the site keeps them to itself, which NaN says."""
+    if withheld:
+        if not math.isnan(value):
+            raise UnfitReplyError("its seconds were to be withheld", SAME_VERSION)
+        return
     if not (math.isfinite(value) and value >= 0):
         raise UnfitReplyError("its seconds must be finite and not negative", SEE_LOG)
 
@@ -163,10 +192,10 @@ def _check_validation(report: ValidationReport, ready: PrepareReply) -> None:
             f"it validated on {report.cases} cases and had prepared {ready.validation_cases}",
             "leave the site's data as it is during a run",
         )
-    _check_seconds(report.seconds)
+    _check_seconds(report.seconds, withheld=ready.promise is not None)
     if report.cases and not math.isfinite(report.loss):
         raise UnfitReplyError("its validation loss is not finite", SEE_LOG)
-    structures = len(ready.balance)
+    structures = len(ready.balance) if ready.promise is None else len(report.dice)
     if len(report.dice) != structures or not all(math.isnan(d) or 0 <= d <= 1 for d in report.dice):
         raise UnfitReplyError(f"its Dice must be {structures} values in [0, 1], or NaN where absent", SEE_LOG)
 

@@ -82,7 +82,7 @@ class Federation:
         self._emit = on_event
         self._set_aside: list[SetAside] = []
         mailbox = Mailbox(grid, audit, pulling)
-        request = PrepareRequest(state.run, settings.task)
+        request = PrepareRequest(state.run, settings.task, settings.rounds, settings.privacy)
         self._roster = Roster(
             mailbox,
             request,
@@ -177,7 +177,8 @@ class Federation:
     def _finish(self) -> RunRecord:
         """Save the final model, have it measured by whoever is still there, and close the books."""
         self._save_model(LAST_FILE, None)
-        received = self._exchange.ask(self._evaluate_question(), self._roster.online())
+        private = self._settings.privacy is not None  # nothing pays for what a measurement would say
+        received = [] if private else self._exchange.ask(self._evaluate_question(), self._roster.online())
         reports = {item.reply.site: item.reply.validation for item in received}
         final = self._measured(reports)
         best = self._keep_best(final)
@@ -197,6 +198,7 @@ class Federation:
             settings.task,
             settings.training,
             state.weights,
+            settings.privacy,
         )
         longest = cache(partial(longest_update, state.weights))  # not worked out before the sites are at work
         read = partial(read_train, round_number=number, weights=state.weights, longest=longest)
@@ -250,4 +252,5 @@ def _site_record(item: Received[TrainReply], diagnostics: Diagnostics) -> SiteRe
         seconds=item.seconds,
         bytes_down=item.bytes_down,
         bytes_up=item.bytes_up,
+        epsilon=None if reply.promise is None else reply.promise.spent,
     )

@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from client.privacy.settings import PrivacySettings
 from client.weights import weights_of
 from segformer3d.errors import ConfigurationError
 from segformer3d.files import write_json
@@ -13,7 +14,7 @@ from segformer3d.fit import initial_model
 from segformer3d.settings import TrainingSettings
 from segformer3d.tasks import adjust, get_task
 from server.coordinator import Coordinator
-from server.federation import FederationSettings
+from server.federation import FederationSettings, model_settings
 from server.run_folder import SETTINGS_FILE
 from server.state import begin, write_state
 
@@ -27,11 +28,11 @@ _PLAIN = (
     "again_s",
     "pace",
 )
-_TABLES = ("training", "model", "grid")
+_TABLES = ("training", "model", "grid", "privacy")
 
 
 def read_federation_file(path: Path) -> FederationSettings:
-    """A federation file: `task`, the settings of a federation, and the tables [training], [model] and [grid].
+    """A federation file: `task`, a federation's settings, and the tables [training], [model], [grid] and [privacy].
 
     Raises:
         ConfigurationError: it is missing, no TOML, or a value breaks its rule.
@@ -57,9 +58,12 @@ def _federation(values: Mapping[str, Any]) -> FederationSettings:
             raise ConfigurationError(f"{name} must be a table: [{name}]")
     if not isinstance(values.get("task"), str):
         raise ConfigurationError('it needs a task, for example task = "hippocampus"')
-    task = adjust(get_task(values["task"]), values.get("model", {}), values.get("grid", {}))
+    privacy = PrivacySettings.from_json(values["privacy"]) if "privacy" in values else None
+    model = model_settings(values.get("model", {}), private=privacy is not None)
+    task = adjust(get_task(values["task"]), model, values.get("grid", {}))
     training = TrainingSettings.from_json(values.get("training", {}))
-    return FederationSettings(task, training=training, **{n: values[n] for n in _PLAIN if n in values})
+    plain = {name: values[name] for name in _PLAIN if name in values}
+    return FederationSettings(task, training=training, privacy=privacy, **plain)
 
 
 def new_run(coordinator: Coordinator, settings: FederationSettings) -> str:

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from client.contract import PrepareReply
 from segformer3d.tasks import Task
 from segformer3d.terminal import plain_bytes, plain_duration
 from server.records import (
@@ -48,11 +49,7 @@ class FederationDisplay:
         match event:
             case SitesReady(sites):
                 for site in sites:
-                    used, read = site.train_cases + site.validation_cases, plain_duration(site.seconds)
-                    self._console.print(
-                        f"{site.site}: {used} used, {site.set_aside} set aside "
-                        f"({site.train_cases} train, {site.validation_cases} validate), read in {read}"
-                    )
+                    self._console.print(readiness(site), soft_wrap=True)
             case RoundStarted(number, rounds, sites):
                 self._live.update(self._line, description=f"round {number}/{rounds}: {len(sites)} sites at work")
             case SiteReplied(_, _, site, seconds):
@@ -73,24 +70,24 @@ class FederationDisplay:
 
 def round_table(record: RoundRecord, rounds: int) -> Table:
     """One round: each site's loss, the Dice of the model it received, cases, time and bytes."""
+    private = any(site.epsilon is not None for site in record.sites)
+    measured = ("epsilon spent",) if private else ("loss", "Dice before")
     table = Table(title=f"Round {record.round}/{rounds}", title_justify="left", box=None, pad_edge=False)
     table.add_column("site", min_width=12)
-    for name in ("loss", "Dice before", "cases", "time", "down", "up"):
+    for name in (*measured, "patients" if private else "cases", "time", "down", "up"):
         table.add_column(name, justify="right", min_width=9)
     for site in record.sites:
         table.add_row(
             site.site,
-            f"{site.loss:.4f}",
-            number(mean_dice(site.dice)),
+            *((number(site.epsilon),) if private else (number(site.loss, 4), number(mean_dice(site.dice)))),
             str(site.cases),
-            plain_duration(site.training_seconds + site.validation_seconds),
+            plain_duration(site.seconds if private else site.training_seconds + site.validation_seconds),
             plain_bytes(site.bytes_down),
             plain_bytes(site.bytes_up),
         )
     table.add_row(
         "all",
-        f"{mean_loss(record):.4f}",
-        number(record.measured.mean_dice),
+        *(("",) if private else (number(mean_loss(record), 4), number(record.measured.mean_dice))),
         str(sum(site.cases for site in record.sites)),
         plain_duration(record.seconds),
         plain_bytes(sum(site.bytes_down for site in record.sites)),
@@ -105,6 +102,22 @@ def mean_loss(record: RoundRecord) -> float:
     return math.fsum(site.share * site.loss for site in record.sites)
 
 
-def number(value: float) -> str:
-    """Three digits, or a dash for what was not measured."""
-    return "-" if math.isnan(value) else f"{value:.3f}"
+def readiness(site: PrepareReply) -> str:
+    """What a site said at the start: its cases, or in a private run what the run will cost each of its patients."""
+    promise = site.promise
+    if promise is None:
+        return (
+            f"{site.site}: {site.train_cases + site.validation_cases} used, {site.set_aside} set aside "
+            f"({site.train_cases} train, {site.validation_cases} validate), read in {plain_duration(site.seconds)}"
+        )
+    return (
+        f"{site.site}: the run will cost each patient epsilon {promise.epsilon:.3f} at delta {promise.delta:g} "
+        f"(noise {promise.noise_multiplier:g} times the clipping norm in each of {promise.steps} steps, "
+        f"a patient's chance to be in one {promise.sampling_rate:g})"
+        + ("" if promise.proven else "; seeded noise: an experiment, nothing is promised")
+    )
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """So many digits, or a dash for what was not measured."""
+    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"

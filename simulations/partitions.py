@@ -9,9 +9,10 @@ Three partitions, each a pure function of the case names (and intensities) and t
   one, as if every site had a scanner of its own. Only this one opens images.
 
 First of all the cases with the lowest SHA-256 of their name are held out: they are the same whatever the partition, the
-number of sites and the seed. What it promises: every case lands in exactly one place, no site is empty, and the order
-in which cases are listed changes nothing. Damaged cases are dealt like others; the gate of the site's data sets them
-aside.
+number of sites and the seed. Patients with several cases are dealt like cases, by the patient's name, and keep all of
+theirs together. What it promises: every case lands in exactly one place, no site is empty, no patient is in two, and
+the order in which cases are listed changes nothing. Damaged cases are dealt like others; the gate of the site's data
+sets them aside.
 """
 
 import hashlib
@@ -29,6 +30,7 @@ from nibabel.spatialimages import HeaderDataError, HeaderTypeError
 
 from segformer3d.cases import CaseFiles, find_cases
 from segformer3d.errors import ConfigurationError
+from segformer3d.patients import patient_of
 from segformer3d.tasks import read_description
 from simulations.site_folders import FederationFolders, federation_folders, link_file, write_description
 
@@ -124,26 +126,36 @@ def check_partition(partition: str) -> None:
 
 
 def write_partition(
-    source: Path, folder: Path, partition: str, sites: int, seed: int, held_out: float = HELD_OUT_SHARE
+    source: Path,
+    folder: Path,
+    partition: str,
+    sites: int,
+    seed: int,
+    held_out: float = HELD_OUT_SHARE,
+    patient_pattern: str | None = None,
 ) -> FederationFolders:
     """Divide the dataset in `source` and write `site-1`, ..., `held-out` under `folder` in the layout of the source.
 
-    Files are linked to, not copied, where the file system allows it, and keep their names.
+    Files are linked to, not copied, where the file system allows it, and keep their names. `patient_pattern` is what of
+    a case's name is the patient, where the dataset does not say.
 
     Raises:
-        ConfigurationError: a value breaks its rule, or there are fewer cases than sites.
-        DataError: the source is no dataset folder, or one of the folders to write is not empty.
+        ConfigurationError: a value breaks its rule, or there are fewer patients than sites.
+        DataError: the source is no dataset folder, a case does not match the pattern, or one of the folders to write is
+            not empty.
     """
     check_partition(partition)
-    cases = {case.name: case for case in find_cases(source)}
-    outside = set(held_out_cases(tuple(cases), held_out))
-    read = [case for case in cases.values() if partition == "intensity" and case.name not in outside]
-    intensities = {case.name: raw_intensity(case) for case in read}
-    split = split_cases(tuple(cases), intensities, sites, seed, partition, held_out)
+    patients: dict[str, list[CaseFiles]] = {}
+    for case in find_cases(source):
+        patients.setdefault(patient_of(case, patient_pattern), []).append(case)
+    outside = set(held_out_cases(tuple(patients), held_out))
+    read = [name for name in patients if partition == "intensity" and name not in outside]
+    intensities = {name: raw_intensity(patients[name][0]) for name in read}
+    split = split_cases(tuple(patients), intensities, sites, seed, partition, held_out)
     folders = federation_folders(folder, sites)
     described = read_description(source / "dataset.json") if (source / "dataset.json").is_file() else None
     for place, names in zip((*folders.sites, folders.held_out), (*split.sites, split.held_out), strict=True):
-        _write_site(place, source, [cases[name] for name in names], described)
+        _write_site(place, source, {name: patients[name] for name in names}, described)
     return folders
 
 
@@ -197,12 +209,15 @@ def _hash(name: str) -> tuple[bytes, str]:
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest(), name
 
 
-def _write_site(folder: Path, source: Path, cases: Sequence[CaseFiles], described: Mapping[str, Any] | None) -> None:
+def _write_site(
+    folder: Path, source: Path, patients: Mapping[str, Sequence[CaseFiles]], described: Mapping[str, Any] | None
+) -> None:
     entries = []
-    for case in cases:
+    for patient, case in ((name, case) for name, cases in patients.items() for case in cases):
         images = [_link(folder, source, path) for path in case.images]
         entry: dict[str, Any] = {"image": images[0] if len(images) == 1 else images}
-        entries.append(entry if case.label is None else entry | {"label": _link(folder, source, case.label)})
+        entry |= {} if case.label is None else {"label": _link(folder, source, case.label)}
+        entries.append(entry | ({} if patient == case.name else {"patient": patient}))
     if described is not None:
         write_description(folder, dict(described), entries)
 

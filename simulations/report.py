@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from client.privacy.promise import Promise
 from segformer3d.checkpoint import read_weights
 from segformer3d.errors import FederationError
 from segformer3d.evaluation import Evaluation
@@ -40,6 +41,7 @@ class Journal:
         self.earlier_seconds = math.fsum(record["seconds"] for record in history)
         self.rounds: list[Mapping[str, Any]] = list(history)
         self.result: RunRecord | None = None
+        self.promises: Mapping[str, Promise] = {}
         self._own_rounds: list[Mapping[str, Any]] = []
         self._preparing: list[float] = []
         self._began = self._seconds = 0.0
@@ -56,6 +58,7 @@ class Journal:
         """Keep an event."""
         if isinstance(event, SitesReady):
             self._preparing = [site.seconds for site in event.sites]
+            self.promises = {site.site: site.promise for site in event.sites if site.promise is not None}
         elif isinstance(event, RoundFinished):
             self.rounds.append(plain(event.record))
             self._own_rounds.append(self.rounds[-1])
@@ -70,12 +73,16 @@ class Journal:
         return self.result
 
     @property
-    def overhead_share(self) -> float:
+    def overhead_share(self) -> float | None:
         """The share of the federation's time that is not the sites' preparing, training and measuring.
+
+        None in a private run, whose sites do not tell how long they took.
 
         That is messages, aggregation, process start and checkpoints. The sites' own time is what they would take on
         `at_once` cores with nothing in between, each site whole on one core.
         """
+        if self.promises:
+            return None
         final = [report.seconds for report in self.final.sites.values()]
         own = [_site_seconds(record) for record in self._own_rounds]
         computing = math.fsum(makespan(self._at_once, seconds) for seconds in (self._preparing, *own, final))
@@ -105,11 +112,12 @@ def write_report(
 ) -> dict[str, Any]:
     """Write figures, README and, last of all, `summary.json`, which is also returned."""
     _copy_overlays(folder)
-    round_curves(folder / "curves.png", round_points(journal))
+    if not journal.promises:
+        round_curves(folder / "curves.png", round_points(journal))
     if rivals:
         comparison_bars(folder / "comparison.png", _bars(evaluation, rivals), "Mean Dice on the held-out cases")
-    write_text(folder / "README.md", _README.format(task=task.name, compared=_COMPARED if rivals else ""))
     summary = summarise_run(folder, settings, task, journal, evaluation, rivals, seconds)
+    write_text(folder / "README.md", readme(task, summary))
     write_json(folder / "summary.json", summary)
     return summary
 
@@ -140,7 +148,8 @@ def summarise_run(
         "classes": measured["classes"],
         "validation_dice": plain(journal.final.final)["mean_dice"],
         "seconds": round(seconds, 3),
-        "overhead_share": round(journal.overhead_share, 4),
+        "overhead_share": None if journal.overhead_share is None else round(journal.overhead_share, 4),
+        "privacy": _privacy(journal),
         "bytes_up": _mean([site["bytes_up"] for site in sites]),
         "bytes_down": _mean([site["bytes_down"] for site in sites]),
         "bytes_are": "mean size of one message of one site in one round",
@@ -150,6 +159,47 @@ def summarise_run(
             name: {"mean_dice": metrics["mean_dice"], "classes": metrics["classes"]} for name, metrics in rivals.items()
         },
     }
+
+
+def _privacy(journal: Journal) -> dict[str, Any] | None:
+    """What was promised and what was spent, per site; None in a run without privacy."""
+    if not journal.promises:
+        return None
+    spent: dict[str, float] = {}
+    for record in journal.rounds:
+        spent |= {site["site"]: site["epsilon"] for site in record["sites"]}
+    sites = {name: promise.having_spent(spent.get(name, 0.0)) for name, promise in journal.promises.items()}
+    return {
+        "unit": "patient",
+        "claimed": all(promise.proven for promise in sites.values()),
+        "sites": {name: promise.to_json() for name, promise in sites.items()},
+    }
+
+
+def add_audit(folder: Path, task: Task, summary: dict[str, Any], audit: Mapping[str, Any]) -> None:
+    """State in a private run's summary and README what the attacks on it have found."""
+    threshold = audit["membership"]["threshold"]
+    summary["privacy"]["audit"] = {
+        "verdict": audit["verdict"],
+        "epsilon_at_least": max(found["lower_bound"] for found in audit["mechanism"]),
+        "membership_auc": threshold["auc"],
+        "membership_tpr_at_1_percent_fpr": threshold["tpr"],
+    }
+    text = readme(task, summary).replace("\n| file |", f"\n{audit_line(audit)}\n\n| file |", 1)
+    write_text(folder / "README.md", text)
+    write_json(folder / "summary.json", summary)
+
+
+def audit_line(audit: Mapping[str, Any]) -> str:
+    """What the attacks on a private run have found, in a sentence."""
+    found = max(found["lower_bound"] for found in audit["mechanism"])
+    threshold = audit["membership"]["threshold"]
+    return (
+        f"Attacked: canary patients prove an epsilon of {found:.2f} at the least ({audit['verdict']}); telling the "
+        f"model's own patients from others by its loss has AUC {threshold['auc']:.3f} "
+        f"[{threshold['auc_low']:.2f}, {threshold['auc_high']:.2f}] where guessing has 0.5, and finds "
+        f"{threshold['tpr']:.1%} of them at 1 % false alarms."
+    )
 
 
 def weights_sha256(model: Path) -> str:
@@ -222,23 +272,54 @@ def _mean(values: Sequence[int]) -> int:
     return round(sum(values) / len(values)) if values else 0
 
 
+def readme(task: Task, summary: Mapping[str, Any]) -> str:
+    """What is in the run folder, and in a private run what is promised."""
+    private = summary["privacy"] is not None
+    return _README.format(
+        task=task.name,
+        privacy=privacy_statement(summary["privacy"]) if private else "",
+        more="" if private else _BEST + _CURVES,
+        rest=(_COMPARED if summary["compared"] else "") + (_ATTACKED if private else ""),
+    )
+
+
+def privacy_statement(privacy: Mapping[str, Any]) -> str:
+    """The claim of a private run, for people; without secure noise there is none."""
+    worst = max(privacy["sites"].values(), key=lambda site: site["spent"])
+    if not privacy["claimed"]:
+        return '\nNo privacy is claimed: the noise came from a seed (`noise = "seeded"`), for an experiment.\n'
+    return (
+        f"\nWhoever sees all that the sites sent in this run, the models included, learns about any one patient at "
+        f"most what differential privacy with epsilon {worst['spent']:.3f} and delta {worst['delta']:g} allows "
+        "(adding or removing a patient with all of his or her cases). See docs/privacy.md for what that means, and "
+        "`summary.json` for each site.\n"
+    )
+
+
+_BEST = """| `best.safetensors` | the global model that scored best on the sites' validation cases |
+"""
+
+_ATTACKED = """| `privacy.json` | what attacks on promise and model have found; `segfed privacy audit` tries harder |
+"""
+
+_CURVES = """| `curves.png` | training loss and validation Dice of every site, round by round |
+"""
+
 _COMPARED = """| `comparison.png` | mean Dice of the federation, of all data pooled, and of each site alone |
 | `compared/` | the models of that comparison, with their own measurements |
 """
 
 _README = """# A federation of {task}
-
+{privacy}
 | file | what it is |
 | --- | --- |
 | `summary.json` | the run in one page: scores on the held-out cases, time, bytes, the final weights' hash |
 | `last.safetensors` | the final global model; use it with `segfed predict` and `segfed evaluate` |
-| `best.safetensors` | the global model that scored best on the sites' validation cases |
-| `curves.png` | training loss and validation Dice of every site, round by round |
-| `overlay-best.png`, `overlay-median.png`, `overlay-worst.png` | truth and prediction of three held-out cases |
+{more}| `overlay-best.png`, `overlay-median.png`, `overlay-worst.png` | truth and prediction of three held-out cases |
 | `evaluation/` | every held-out case: `cases.csv`, `set_aside.csv`, `metrics.json`, the overlays |
 | `rounds.jsonl` | one line a round: each site's loss, Dice, cases, seconds, bytes, and what was set aside |
 | `result.json` | the final model measured at every site |
-{compared}| `sites/` | the sites' data in the layout that a real site has, and `held-out/`, which no site saw |
+{rest}| `sites/` | the sites' data in the layout that a real site has, and `held-out/`, which no site saw |
 | `work/` | each site's working folder: cache of preprocessed cases, optimizer states, its own log |
 | `state-*.safetensors` | what `segfed simulate --resume` needs; may be deleted once the run is complete |
 | `run.json` | the settings of the run |

@@ -7,7 +7,7 @@ which is skipped where its result is already there.
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
+from client.privacy.run_audit import audit_run
 from client.weights import weights_of
 from segformer3d.allocator import keep_freed_memory
 from segformer3d.cases import find_cases
@@ -24,6 +25,7 @@ from segformer3d.evaluation import Evaluation, evaluate, print_table
 from segformer3d.files import storage_errors, write_json
 from segformer3d.fit import initial_model
 from segformer3d.inference import choose_device
+from segformer3d.patients import patient_of
 from segformer3d.tasks import Task, task_from_json
 from segformer3d.terminal import make_console, plain_duration, progress_bar
 from server.app import make_server_app
@@ -37,7 +39,7 @@ from simulations.display import FederationDisplay
 from simulations.engines import ClientSource, EngineSettings, run_federation
 from simulations.partitions import write_partition
 from simulations.phantoms import write_phantom_federation
-from simulations.report import Journal, print_comparison, write_report
+from simulations.report import Journal, add_audit, audit_line, print_comparison, write_report
 from simulations.settings import SimulationSettings, cores
 from simulations.site_folders import FederationFolders
 
@@ -45,6 +47,7 @@ RUN_FILE, ENGINE_LOG = "run.json", "engine.log"
 SITES, WORK, RIVALS, EVALUATION = "sites", "work", "compared", "evaluation"
 # The built-in federation: small enough for a laptop's patience, large enough that it learns.
 PHANTOMS_PER_SITE, PHANTOMS_HELD_OUT = 9, 8
+AUDIT_CANARIES = 300  # seconds; `segfed privacy audit` takes more
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,13 @@ class Run:
             again_s=0,  # on one machine the same message fails again
             pace=0,
             training=asked.training,
+            privacy=asked.privacy_of(self._fewest_patients() if asked.epsilon is not None else None),
         )
+
+    def _fewest_patients(self) -> int:
+        """The smallest site's; it is public, since the cases were dealt out here."""
+        pattern = self.settings.patient_pattern
+        return min(len({patient_of(case, pattern) for case in find_cases(site)}) for site in self.sites.sites)
 
 
 def start_simulation(settings: SimulationSettings, out: Path | None) -> Path:
@@ -135,15 +144,33 @@ def _play(run: Run) -> Path:
         raise KeyboardInterrupt(hint) from None
     seconds = journal.earlier_seconds + time.perf_counter() - began
     summary = write_report(run.folder, run.settings, run.task, journal, evaluation, rivals, seconds)
+    if summary["privacy"] is not None:
+        _attack(console, run, summary)
     print_table(evaluation, console)
     if rivals:
         print_comparison(console, summary, run.task)
-    console.print(
-        f"{plain_duration(summary['seconds'])} in all; the federation added {summary['overhead_share']:.1%} "
-        "to the sites' own computing"
-    )
+    console.print(_closing_line(summary), soft_wrap=True)
     console.print(f"Everything is in {run.folder} (start with README.md)", soft_wrap=True)
     return run.folder
+
+
+def _attack(console: Console, run: Run, summary: dict[str, Any]) -> None:
+    """Attack the mechanism and the model that is about to be given away; the report states what came of it."""
+    with console.status("attacking what was promised"):
+        audit = audit_run(run.folder, canaries=AUDIT_CANARIES, device=run.settings.device)
+    add_audit(run.folder, run.task, summary, audit)
+    console.print(audit_line(audit), soft_wrap=True, highlight=False)
+
+
+def _closing_line(summary: Mapping[str, Any]) -> str:
+    took = f"{plain_duration(summary['seconds'])} in all"
+    privacy = summary["privacy"]
+    if privacy is None:
+        return f"{took}; the federation added {summary['overhead_share']:.1%} to the sites' own computing"
+    worst = max(privacy["sites"].values(), key=lambda site: site["spent"])
+    if not privacy["claimed"]:
+        return f"{took}; the noise came from a seed, so no privacy is claimed"
+    return f"{took}; every patient has spent at most epsilon {worst['spent']:.3f} at delta {worst['delta']:g}"
 
 
 def _introduce(console: Console, run: Run) -> None:
@@ -151,11 +178,25 @@ def _introduce(console: Console, run: Run) -> None:
     data = "synthetic hospitals" if asked.data is None else str(asked.data)
     console.print(
         f"segfed: task {run.task.name} on {data}; {asked.sites} sites ({asked.partition}), {asked.rounds} rounds of "
-        f"{asked.local_epochs} local epoch{'s' if asked.local_epochs > 1 else ''}, {asked.at_once} sites at a time, "
+        f"{_local_work(run)}, {asked.at_once} sites at a time, "
         f"engine {asked.engine}, seed {asked.seed}",
         soft_wrap=True,
     )
     console.print(f"run folder: {run.folder}", soft_wrap=True)
+    if asked.epsilon is not None and asked.start is None:
+        console.print(_NO_START, style="yellow", soft_wrap=True)
+
+
+_NO_START = (
+    "A private run learns little from random weights: begin with a model of made-up patients "
+    "(segfed warm-start --help) and give it with --start"
+)
+
+
+def _local_work(run: Run) -> str:
+    privacy = run.settings.privacy_of(None)
+    number = run.settings.local_epochs if privacy is None else privacy.local_steps
+    return f"{number} {'local epoch' if privacy is None else 'private step'}{'s' if number > 1 else ''}"
 
 
 def _lay_out_sites(console: Console, run: Run) -> None:
@@ -170,7 +211,8 @@ def _lay_out_sites(console: Console, run: Run) -> None:
         if asked.data is None:
             write_phantom_federation(unfinished, asked.sites, PHANTOMS_PER_SITE, PHANTOMS_HELD_OUT, asked.seed)
         else:
-            write_partition(asked.data, unfinished, asked.partition, asked.sites, asked.seed, asked.held_out)
+            dealt = (asked.partition, asked.sites, asked.seed, asked.held_out, asked.patient_pattern)
+            write_partition(asked.data, unfinished, *dealt)
         with storage_errors(place):
             unfinished.rename(place)
 
@@ -201,7 +243,9 @@ def _federate(console: Console, run: Run) -> Journal:
 def _first_state(run: Run) -> ServerState:
     newest = newest_state(run.folder)
     if newest is None:
-        return begin(run.name, run.federation, weights_of(initial_model(run.task, run.settings.seed)))
+        start = run.settings.start
+        model = initial_model(run.task, run.settings.seed) if start is None else load(start)
+        return begin(run.name, run.federation, weights_of(model))
     state = read_state(newest)
     check_resumable(state, run.federation)
     return state
@@ -212,7 +256,11 @@ def _client_source(run: Run) -> ClientSource:
         {"name": folder.name, "data": str(folder.resolve()), "work": str((run.folder / WORK / folder.name).resolve())}
         for folder in run.sites.sites
     ]
-    common = {"device": run.settings.device, "threads": run.threads}
+    common = {
+        "device": run.settings.device,
+        "threads": run.threads,
+        "patient_pattern": run.settings.patient_pattern,
+    }
     return ClientSource.of("simulations.clients:make_app", sites=[{**site, **common} for site in sites])
 
 

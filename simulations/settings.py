@@ -6,9 +6,12 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from client.privacy.settings import PrivacySettings
 from segformer3d.errors import ConfigurationError
+from segformer3d.patients import check_pattern
 from segformer3d.settings import TrainingSettings
 from segformer3d.tasks import Task, adjust, choose_task
+from server.federation import model_settings
 from simulations.partitions import PARTITIONS
 
 ENGINES = ("local", "ray")
@@ -32,10 +35,16 @@ class SimulationSettings:
         round_deadline: seconds after which a round closes with the replies that are there.
         parallel: sites that compute at the same time; None takes the cores of this machine.
         device: "auto", "cpu", "cuda" or "cuda:N".
+        epsilon: differential privacy: what the run may cost each patient of each site; None trains without.
+        delta: the chance that this promise fails; None lets the number of patients say.
+        patient_pattern: what of a case's name is the patient, a regular expression, where patients have several cases
+            and the dataset does not say whose they are; all cases of a patient go to one site.
+        start: a model file whose weights the run begins with; None begins with random ones.
         compare: also train every site alone and all data pooled, with the same budget of samples.
         training: settings of local training.
         model: changes to the task's model, by the names of `ModelConfig`.
         grid: changes to the task itself (`patch`, `spacing`, `intensity`, `flip_axes`).
+        privacy: more settings of privacy, by the names of `PrivacySettings`.
 
     Raises:
         ConfigurationError: a value breaks its rule.
@@ -54,10 +63,15 @@ class SimulationSettings:
     round_deadline: float = 3600.0
     parallel: int | None = None
     device: str = "auto"
+    epsilon: float | None = None
+    delta: float | None = None
+    patient_pattern: str | None = None
+    start: Path | None = None
     compare: bool = False
     training: TrainingSettings = field(default_factory=TrainingSettings)
     model: Mapping[str, Any] = field(default_factory=dict)
     grid: Mapping[str, Any] = field(default_factory=dict)
+    privacy: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, low, high in _WHOLE:
@@ -77,6 +91,11 @@ class SimulationSettings:
             raise ConfigurationError(
                 f"--minimum-sites ({self.minimum_sites}) cannot be more than --sites ({self.sites})"
             )
+        if self.epsilon is None and (self.delta is not None or self.privacy):
+            raise ConfigurationError("settings of privacy need an --epsilon: what the run may cost each patient")
+        self.privacy_of(None)
+        if self.patient_pattern is not None:
+            check_pattern(self.patient_pattern)
 
     @property
     def needed_sites(self) -> int:
@@ -96,11 +115,25 @@ class SimulationSettings:
             DataError: the task cannot be told from the dataset.
         """
         name = "phantom" if self.task is None and self.data is None else self.task
-        return adjust(choose_task(name, self.data), self.model, self.grid)
+        model = model_settings(self.model, private=self.epsilon is not None)
+        return adjust(choose_task(name, self.data), model, self.grid)
+
+    def privacy_of(self, patients: int | None) -> PrivacySettings | None:
+        """The privacy that is asked for, of sites with this many patients at the least; None in a run without.
+
+        Raises:
+            ConfigurationError: a value breaks its rule.
+        """
+        if self.epsilon is None:
+            return None
+        known = {} if patients is None else {"patients": patients}
+        given = {name: getattr(self, name) for name in ("epsilon", "delta") if getattr(self, name) is not None}
+        return PrivacySettings.from_json({**known, **self.privacy, **given})
 
     def to_json(self) -> dict[str, Any]:
         """The settings as plain JSON values; `from_json` is its inverse."""
-        return {**asdict(self), "data": None if self.data is None else str(self.data.resolve())}
+        paths = {name: getattr(self, name) for name in ("data", "start")}
+        return {**asdict(self), **{name: path and str(path.resolve()) for name, path in paths.items()}}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "SimulationSettings":
@@ -114,13 +147,14 @@ class SimulationSettings:
         unknown = sorted(set(plain) - set(known))
         if unknown:
             raise ConfigurationError(f"unknown setting {unknown[0]!r}; known are {', '.join(known)}")
-        for name in ("training", "model", "grid"):
+        for name in ("training", "model", "grid", "privacy"):
             if not isinstance(plain.get(name, {}), Mapping):
                 raise ConfigurationError(f"{name} must be a table of settings, got {plain[name]!r}")
         if "training" in plain:
             plain["training"] = TrainingSettings.from_json(plain["training"])
-        if plain.get("data") is not None:
-            plain["data"] = Path(plain["data"])
+        for name in ("data", "start"):
+            if plain.get(name) is not None:
+                plain[name] = Path(plain[name])
         return cls(**plain)
 
 

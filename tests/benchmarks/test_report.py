@@ -17,7 +17,16 @@ def test_the_quick_report_has_every_section(tmp_path: Path, shared: Path) -> Non
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "report.json").read_text())
-    assert list(found) == ["machine", "networks", "growth", "inference", "training", "federations", "deployment"]
+    assert list(found) == [
+        "machine",
+        "networks",
+        "growth",
+        "inference",
+        "training",
+        "federations",
+        "privacy",
+        "deployment",
+    ]
     assert found["networks"]["rows"]["segfed"]["parameters"] == 4_525_251
     assert found["inference"]["largest_logit_difference"] < 1e-4
     for line in (tmp_path / "report.md").read_text().splitlines():

@@ -25,7 +25,7 @@ REPORT = ValidationReport((0.5, 0.25), 1.5, 2, 0.25)
 TRAIN_REPLY = TrainReply("site-1", RUN, 3, tiny_weights(), TrainingReport(0.75, 4, 8, 2, 1.5), REPORT)
 PREPARE_REPLY = PrepareReply("site-1", RUN, 4, 2, 1, (0.125,), 0.5)
 MESSAGES = {
-    "prepare request": PrepareRequest(RUN, TINY),
+    "prepare request": PrepareRequest(RUN, TINY, 4),
     "prepare reply": PREPARE_REPLY,
     "train request": train_request(),
     "train reply": TRAIN_REPLY,
@@ -106,7 +106,7 @@ def _other_kind(value: object) -> object:
 @pytest.mark.parametrize("run", ["", "../up", "a b", "x" * 65, "a/b", "a\n"])
 def test_a_run_may_not_lead_out_of_the_work_folder(run: str) -> None:
     with pytest.raises(ReplyError, match="the run's id must be"):
-        PrepareRequest.decode(PrepareRequest(run, TINY).encode())
+        PrepareRequest.decode(PrepareRequest(run, TINY, 4).encode())
 
 
 @pytest.mark.parametrize("site", ["", "a b", "x" * 41, "\x1b[0m"])
@@ -117,14 +117,14 @@ def test_a_site_has_a_proper_name(site: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, '"x"'])
 def test_settings_are_json_objects(text: str) -> None:
-    records = PrepareRequest(RUN, TINY).encode()
+    records = PrepareRequest(RUN, TINY, 4).encode()
     records["config"]["task"] = text  # type: ignore[index]
     with pytest.raises(ReplyError, match="'task' of the message is no JSON object"):
         PrepareRequest.decode(records)
 
 
 def test_a_task_that_breaks_its_rules_is_refused() -> None:
-    records = PrepareRequest(RUN, TINY).encode()
+    records = PrepareRequest(RUN, TINY, 4).encode()
     records["config"]["task"] = "{}"  # type: ignore[index]
     with pytest.raises(ConfigurationError):
         PrepareRequest.decode(records)

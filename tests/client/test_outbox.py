@@ -21,9 +21,9 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The rounds that a site has really trained for."""
     done: list[int] = []
 
-    def train_site(site: SiteSettings, request: object) -> TrainReply:
+    def train_site(site: SiteSettings, request: object, question: str) -> TrainReply:
         done.append(request.round)  # type: ignore[attr-defined]
-        return phases.train_site(site, request)  # type: ignore[arg-type]
+        return phases.train_site(site, request, question)  # type: ignore[arg-type]
 
     monkeypatch.setattr(client_app, "train_site", train_site)
     return done

@@ -84,7 +84,7 @@ def message_with(records: RecordDict, kind: str, node: int = 2) -> Message:
 
 def prepare_message(task: Task = TINY) -> Message:
     """A coordinator's first message."""
-    return message_with(PrepareRequest(RUN, task).encode(), PREPARE)
+    return message_with(PrepareRequest(RUN, task, 4).encode(), PREPARE)
 
 
 def train_request(round_number: int = 1, weights: Weights | None = None) -> TrainRequest:

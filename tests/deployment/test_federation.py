@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,39 @@ def test_no_patient_is_named_at_the_coordinator(rig: Rig) -> None:
 def test_a_site_in_order_passes_its_check(rig: Rig) -> None:
     shown = rig.do("site", "check", rig.folder / "site-1")
     assert "FAIL" not in shown
-    for line in ("key", "data", "device", "disk", "certificate of the coordinator", "TLS", "clock", "standing"):
+    for line in (
+        "key",
+        "data",
+        "device",
+        "disk",
+        "privacy ledger",
+        "certificate of the coordinator",
+        "TLS",
+        "clock",
+        "standing",
+    ):
         assert line in shown
     status = rig.do("site", "status", rig.folder / "site-1")
     assert re.search(r"supernode \(connects\): runs", status)
     assert re.search(r"worker \(computes\): runs", status)
+
+
+def test_a_private_run_costs_what_was_said_before_and_tells_nothing_else(rig: Rig) -> None:
+    asked = "[privacy]\nepsilon = 8.0\npatients = 4\nlocal_steps = 1\ncrops = 1\n"
+    run = rig.begin_run(federation_file() + asked)
+    assert rig.outcome(run) is None, rig.logs()
+    rounds = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
+    spent = [[site["epsilon"] for site in record["sites"]] for record in rounds]
+    assert [len(record) for record in spent] == [3] * ROUNDS
+    assert all(7.5 < epsilon <= 8.0 for epsilon in spent[-1])
+    assert all(before < after for pair in pairwise(spent) for before, after in zip(*pair, strict=True))
+    for record in rounds:
+        for site in record["sites"]:
+            assert {site[name] for name in ("loss", "validation_loss", "training_seconds")} == {None}
+            assert site["cases"] == 4  # public; a site has more
+            assert site["dice"] == [None] * len(site["dice"])
+    for name in rig.site_data:
+        assert "lines hang together" in rig.do("ledger", "verify", rig.folder / name)
+        shown = rig.do("ledger", "show", rig.folder / name)
+        assert run.name in shown
+        assert "its patients have spent epsilon" in rig.do("site", "check", rig.folder / name)

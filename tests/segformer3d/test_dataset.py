@@ -300,7 +300,7 @@ SHARE = st.floats(0, 0.9)
 
 
 def cases_called(names: set[str]) -> list[PreparedCase]:
-    return [PreparedCase(name, Path(name)) for name in sorted(names)]
+    return [PreparedCase(name, Path(name), "") for name in sorted(names)]
 
 
 @given(names=NAMES, share=SHARE)

@@ -1,0 +1,73 @@
+r"""Which cases belong to one patient: the unit of privacy, of partitions and of splits.
+
+A patient with two visits has two cases. The dataset may say whose a case is ("patient" in `dataset.json`); else a
+pattern finds the patient in the case's name ("patient001_frame07" and "patient001_frame12" with `patient\\d+`); else
+every case is a patient of its own.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from segformer3d.errors import ConfigurationError, DataError
+
+if TYPE_CHECKING:
+    from segformer3d.cases import CaseFiles
+    from segformer3d.dataset import PreparedCase
+
+
+@dataclass(frozen=True)
+class Patient:
+    """One patient and all of his or her cases, by name. The name never travels."""
+
+    name: str
+    cases: "tuple[PreparedCase, ...]"
+
+
+def check_pattern(pattern: str) -> None:
+    """See that a pattern is a regular expression.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ConfigurationError(f"patient_pattern {pattern!r} is no regular expression: {error}") from error
+
+
+def patients_of(cases: "Sequence[PreparedCase]", pattern: str | None = None) -> tuple[Patient, ...]:
+    """Cases by patient, patients by name.
+
+    Args:
+        cases: of one site.
+        pattern: what of a case's name is the patient: the pattern's first group, or all that it matches.
+
+    Raises:
+        ConfigurationError: the pattern is no regular expression.
+        DataError: a case's name does not match it, so that its patient is not known.
+    """
+    if pattern is not None:
+        check_pattern(pattern)
+    found: dict[str, list[PreparedCase]] = {}
+    for case in sorted(cases, key=lambda case: case.name):
+        found.setdefault(patient_of(case, pattern), []).append(case)
+    return tuple(Patient(name, tuple(found[name])) for name in sorted(found))
+
+
+def patient_of(case: "PreparedCase | CaseFiles", pattern: str | None = None) -> str:
+    """Whose a case is.
+
+    Raises:
+        DataError: its name does not match the pattern.
+    """
+    if case.patient is not None or pattern is None:
+        return case.patient or case.name
+    match = re.search(pattern, case.name)
+    if match is None:
+        raise DataError(
+            f"the name of a case does not match patient_pattern {pattern!r}, so its patient is not known; "
+            'correct the pattern, or name the "patient" of every case in dataset.json'
+        )
+    return str(match.group(1) or match.group()) if match.re.groups else match.group()
