@@ -52,12 +52,13 @@ class _Depthwise(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient_BDHWC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, gradient_BDHWC: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x_BDHWC, weight = ctx.saved_tensors
+        for_x, for_weight, for_bias = ctx.needs_input_grad  # a layer may be frozen
         gradient_BDHWC = gradient_BDHWC.contiguous()
-        of_x = _convolve(gradient_BDHWC, weight.flip(2, 3, 4), None)
-        of_weight = _weight_gradient(x_BDHWC, gradient_BDHWC).view(weight.shape)
-        return of_x, of_weight, gradient_BDHWC.sum(dim=(0, 1, 2, 3))
+        of_x = _convolve(gradient_BDHWC, weight.flip(2, 3, 4), None) if for_x else None
+        of_weight = _weight_gradient(x_BDHWC, gradient_BDHWC).view(weight.shape) if for_weight else None
+        return of_x, of_weight, gradient_BDHWC.sum(dim=(0, 1, 2, 3)) if for_bias else None
 
 
 def _weight_gradient(x_BDHWC: Tensor, gradient_BDHWC: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ cistern and brainstem towards the midline, the amygdala above the head, a band o
 
 Everything else is left to chance, in the spirit of domain randomisation (Billot et al., "SynthSeg", Medical Image
 Analysis 2023): pose, shape, smooth deformation, the brightness of every tissue within the order that T1 weighting gives
-(fluid, grey, white), bias field, blur, noise and scale. No number in here comes from a patient's image, so a model
-that is trained on these cases owes no patient any privacy.
+(fluid, grey, white), bias field, blur, noise and scale. No number is fitted to patients' images: sizes are those of
+textbooks and of the dataset's description. Shapes were compared by eye with pictures of held-out cases.
 
 What it promises: every case is a function of (seed, case) alone, the same to the byte on the same kind of machine, and
 holds both labels.

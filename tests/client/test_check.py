@@ -113,7 +113,7 @@ MakeSite = Callable[..., Path]
 def test_what_passes_before_anybody_is_asked(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
     findings = found(make_site(free_port()), monkeypatch)
     assert [what for what, finding in findings.items() if finding.passed] == [
-        "key", "data", "device", "disk", "certificate of the coordinator",
+        "key", "data", "device", "disk", "privacy ledger", "certificate of the coordinator",
     ]  # fmt: skip
     way = findings["way to the coordinator"]
     assert "cannot be reached (Connection refused)" in way.found
@@ -213,13 +213,13 @@ def test_through_the_hospitals_proxy(
 def test_the_command_says_in_one_line_what_failed(make_site: MakeSite, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_site(free_port())
     with pytest.raises(
-        FailedChecksError, match="3 of 7 checks failed: data, way to the coordinator, TLS, version, clock"
+        FailedChecksError, match="3 of 8 checks failed: data, way to the coordinator, TLS, version, clock"
     ):
         check_and_print(str(folder))
     assert "[limits]" in capsys.readouterr().out
     settings = folder / "site.toml"
     settings.write_text(settings.read_text().replace("# tasks", "tasks"))
-    with pytest.raises(FailedChecksError, match="2 of 7 checks failed"):
+    with pytest.raises(FailedChecksError, match="2 of 8 checks failed"):
         check_and_print(str(folder))
     assert "task hippocampus, 10 used" in capsys.readouterr().out
 
