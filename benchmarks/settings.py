@@ -53,7 +53,7 @@ FULL = {
     "scan_shape": (240, 240, 155),
     "sites": (2, 4, 8, 16, 32),
     "rounds": 3,
-    "private_side": 64,
+    "private_side": 96,
     "trivial_rounds": 8,
 }
 QUICK = {

@@ -2,12 +2,14 @@
 
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from client.privacy.settings import PrivacySettings
 from client.weights import weights_of
+from segformer3d.checkpoint import load
 from segformer3d.errors import ConfigurationError
 from segformer3d.files import write_json
 from segformer3d.fit import initial_model
@@ -31,7 +33,15 @@ _PLAIN = (
 _TABLES = ("training", "model", "grid", "privacy")
 
 
-def read_federation_file(path: Path) -> FederationSettings:
+@dataclass(frozen=True)
+class FederationFile:
+    """What a federation file says: the settings, and the model that the run begins with (None: random weights)."""
+
+    settings: FederationSettings
+    start: Path | None = None
+
+
+def read_federation_file(path: Path) -> FederationFile:
     """A federation file: `task`, a federation's settings, and the tables [training], [model], [grid] and [privacy].
 
     Raises:
@@ -43,8 +53,11 @@ def read_federation_file(path: Path) -> FederationSettings:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
+    start = values.pop("start", None)
+    if start is not None and not isinstance(start, str):
+        raise ConfigurationError(f"{path}: start must be the name of a model file, got {start!r}")
     try:
-        return _federation(values)
+        return FederationFile(_federation(values), None if start is None else path.parent / start)
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from error
 
@@ -66,14 +79,18 @@ def _federation(values: Mapping[str, Any]) -> FederationSettings:
     return FederationSettings(task, training=training, privacy=privacy, **plain)
 
 
-def new_run(coordinator: Coordinator, settings: FederationSettings) -> str:
+def new_run(coordinator: Coordinator, asked: FederationFile) -> str:
     """Make a run folder with its settings and its first state; returns the run's name.
 
     Raises:
+        CheckpointError: the model to begin with cannot be read, or is of another architecture.
         StorageError: it cannot be written.
     """
+    settings = asked.settings
+    model = initial_model(settings.task, settings.seed) if asked.start is None else load(asked.start)
     name = f"{datetime.now():%Y%m%d-%H%M%S}-{settings.task.name}"
     folder = coordinator.run_folder(name)
+    state = begin(name, settings, weights_of(model))
     write_json(folder / SETTINGS_FILE, settings.to_json())
-    write_state(folder, begin(name, settings, weights_of(initial_model(settings.task, settings.seed))))
+    write_state(folder, state)
     return name

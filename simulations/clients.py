@@ -7,6 +7,7 @@ from flwr.app import Context
 from flwr.clientapp import ClientApp
 
 from client.app import make_client_app
+from client.limits import SiteLimits
 from client.site import SiteSettings
 
 
@@ -25,4 +26,6 @@ def make_app(sites: list[dict[str, Any]]) -> ClientApp:
 
 
 def _site(values: dict[str, Any]) -> SiteSettings:
-    return SiteSettings(**{**values, "data": Path(values["data"]), "work": Path(values["work"])})
+    paths = {name: Path(values[name]) for name in ("data", "work")}
+    limits = SiteLimits() if values["delta"] is None else SiteLimits(delta=values["delta"])
+    return SiteSettings(**{**{n: v for n, v in values.items() if n != "delta"}, **paths}, limits=limits)

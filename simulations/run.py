@@ -260,6 +260,7 @@ def _client_source(run: Run) -> ClientSource:
         "device": run.settings.device,
         "threads": run.threads,
         "patient_pattern": run.settings.patient_pattern,
+        "delta": None if run.federation.privacy is None else run.federation.privacy.delta,
     }
     return ClientSource.of("simulations.clients:make_app", sites=[{**site, **common} for site in sites])
 

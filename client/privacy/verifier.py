@@ -164,8 +164,10 @@ def _layers(model: nn.Module) -> Finding:
     """Opacus knows layers by their exact type; what is derived from them is looked for here."""
     from opacus.validators import ModuleValidator
 
+    was = model.training
     found = {type(module).__name__ for module in model.modules() if isinstance(module, _MIXING)}
-    found |= {str(error).splitlines()[0] for error in ModuleValidator.validate(model, strict=False)}
+    found |= {str(error).splitlines()[0] for error in ModuleValidator.validate(model.train(), strict=False)}
+    model.train(was)
     return Finding("no layer mixes the patients of a batch", not found, "; ".join(sorted(found)) or "none found")
 
 

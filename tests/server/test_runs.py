@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 
 from client.contract import PrepareReply
-from segformer3d.errors import ConfigurationError
+from client.privacy.settings import PrivacySettings
+from segformer3d.checkpoint import save
+from segformer3d.errors import CheckpointError, ConfigurationError
+from segformer3d.fit import initial_model
+from segformer3d.tasks import adjust
 from segformer3d.training import ValidationReport
 from server.progress import Journal
 from server.records import RoundStarted, RunFinished, RunRecord, Score, SiteReplied, SiteSetAside, SitesReady
@@ -46,7 +50,7 @@ def write(folder: Path, text: str) -> Path:
 
 
 def test_a_federation_file_says_what_a_run_is(tmp_path: Path) -> None:
-    settings = read_federation_file(write(tmp_path, WHOLE))
+    settings = read_federation_file(write(tmp_path, WHOLE)).settings
     assert (settings.task.name, settings.rounds, settings.minimum_sites) == ("hippocampus", 7, 3)
     assert (settings.again_s, settings.pace, settings.training.learning_rate) == (60, 3, 0.002)
     assert settings.task.model.embed_dims == (8, 16)
@@ -74,8 +78,8 @@ def test_each_mistake_is_one_line_with_the_files_name(text: str, told: str, tmp_
 
 
 def test_a_new_run_has_its_settings_and_its_first_state(coordinator: Coordinator, tmp_path: Path) -> None:  # noqa: F811
-    settings = read_federation_file(write(tmp_path, WHOLE))
-    run = new_run(coordinator, settings)
+    asked = read_federation_file(write(tmp_path, WHOLE))
+    settings, run = asked.settings, new_run(coordinator, asked)
     folder = coordinator.run_folder(run)
     assert read_settings(folder) == settings
     newest = newest_state(folder)
@@ -112,3 +116,61 @@ def test_progress_is_what_happened_last(tmp_path: Path) -> None:
     journal.close("too few sites")
     assert read_outcome(tmp_path) == (True, "too few sites")
     assert json.loads((tmp_path / "outcome.json").read_text()) == {"reason": "too few sites"}
+
+
+PRIVATE = (
+    'start = "model.safetensors"\n'
+    + WHOLE
+    + """
+[privacy]
+epsilon = 4.0
+patients = 30
+"""
+)
+
+
+def test_a_private_run_has_group_norm_and_begins_with_the_model_that_is_named(
+    tmp_path: Path,
+    coordinator: Coordinator,  # noqa: F811
+) -> None:
+    asked = read_federation_file(write(tmp_path, PRIVATE))
+    assert asked.settings.privacy == PrivacySettings(epsilon=4.0, patients=30)
+    assert asked.settings.task.model.norm == "group"
+    model = initial_model(asked.settings.task, 99)
+    save(tmp_path / "model.safetensors", model, asked.settings.task)
+    run = coordinator.run_folder(new_run(coordinator, asked))
+    state = read_state(newest_state(run) or run)
+    assert all((state.weights[name] == value.numpy()).all() for name, value in model.state_dict().items())
+    assert read_settings(run) == asked.settings
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "text"),
+    [
+        ("epsilon = 4.0", "epsilon = 0", "privacy.epsilon must be above 0"),
+        ("epsilon = 4.0", "epsilon = 4.0\ndelta = 0.5", "privacy.delta must be below 1 / patients"),
+        ("epsilon = 4.0", "", "privacy needs an epsilon"),
+        ("epsilon = 4.0", "epsilon = 4.0\nepsilom = 1", "unknown privacy setting 'epsilom'"),
+        ("depths = [1, 1]", 'depths = [1, 1]\nnorm = "batch"', "a private run cannot have it"),
+        ('start = "model.safetensors"', "start = 5", "start must be the name of a model file"),
+    ],
+)
+def test_privacy_that_cannot_be_is_refused(tmp_path: Path, before: str, after: str, text: str) -> None:
+    path = write(tmp_path, PRIVATE.replace(before, after))
+    with pytest.raises(ConfigurationError, match=text) as error:
+        read_federation_file(path)
+    assert str(path) in str(error.value)
+
+
+def test_a_model_of_another_shape_cannot_be_begun_with(
+    tmp_path: Path,
+    coordinator: Coordinator,  # noqa: F811
+) -> None:
+    asked = read_federation_file(write(tmp_path, PRIVATE))
+    with pytest.raises(CheckpointError, match="there is no checkpoint"):
+        new_run(coordinator, asked)
+    task = adjust(asked.settings.task, {"norm": "batch"}, {})
+    save(tmp_path / "model.safetensors", initial_model(task, 0), task)
+    with pytest.raises(CheckpointError, match="another architecture"):
+        new_run(coordinator, asked)
+    assert not list(coordinator.runs.glob("*"))

@@ -54,7 +54,7 @@ def site(data: SiteSettings, tmp_path: Path) -> SiteSettings:
 
 
 def asked(**changed: Any) -> PrivacySettings:
-    return PrivacySettings(**{"epsilon": 8.0, "patients": CASES, "local_steps": 1, "crops": 1, "clip": 1.0, **changed})
+    return PrivacySettings(**{"epsilon": 8.0, "patients": CASES, "sampling_rate": 0.5, "local_steps": 1, "clip": 1.0, **changed})
 
 
 def weights(task: Task = TASK) -> Weights:

@@ -29,7 +29,7 @@ from segformer3d.tasks import adjust
 from ..tiny_site import TINY
 
 TASK = adjust(TINY, {"norm": "group"}, {})
-ASKED = PrivacySettings(epsilon=8.0, patients=20, crops=3, trainable=())
+ASKED = PrivacySettings(epsilon=8.0, patients=20, sampling_rate=0.5, crops=3, trainable=())
 RUN = Configuration(TASK, 10, ASKED, Pipeline())
 
 
