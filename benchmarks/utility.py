@@ -1,0 +1,101 @@
+"""`python -m benchmarks.utility`: what privacy costs in Dice, as the figure in docs/privacy.md shows it.
+
+Each point is one private federation of the same sites, begun with the same model of made-up patients. The model itself
+is a line, and so is a run whose noise is too weak to matter. Runs that are there already are not played again.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks.measure import table
+from segformer3d.cases import find_cases
+from segformer3d.checkpoint import load, load_task
+from segformer3d.evaluation import evaluate
+from segformer3d.files import write_json
+from segformer3d.inference import choose_device
+from simulations.run import start_simulation
+from simulations.settings import SimulationSettings
+
+ROUNDS = 10
+NO_NOISE = 1e5  # an epsilon whose noise is a hundredth of the clipping norm
+# Under noise AdamW's step is the rate times (noise + signal) / noise, so less signal wants a smaller rate.
+RATE, RATE_EPSILON, RATE_WITHOUT_NOISE = 0.04, 8.0, 0.01
+START, INFINITY = "start", "infinity"
+
+
+def main() -> None:
+    """Play what is missing, and draw."""
+    arguments = _parser().parse_args()
+    out, start = Path(arguments.out), Path(arguments.start)
+    found: dict[str, Any] = {}
+    for epsilon in (*arguments.epsilons, math.inf):
+        folder = out / f"epsilon-{epsilon:g}"
+        if not (folder / "summary.json").is_file():
+            start_simulation(_settings(epsilon, Path(arguments.scans), start, arguments.sites), folder)
+        found[INFINITY if math.isinf(epsilon) else f"{epsilon:g}"] = _dice(folder / "evaluation" / "metrics.json")
+    held_out = folder / "sites" / "held-out"
+    if not (out / START / "metrics.json").is_file():
+        evaluate(load(start), load_task(start), find_cases(held_out), out / START, device=choose_device("auto"), seed=0)
+    found[START] = _dice(out / START / "metrics.json")
+    write_json(out / "utility.json", found)
+    draw(found, out / "utility.png", f"{arguments.sites} sites, {ROUNDS} rounds, delta 1e-5")
+    rows = [(name, f"{d['mean']:.3f}", f"[{d['low']:.3f}, {d['high']:.3f}]") for name, d in found.items()]
+    print(table(("epsilon", "mean Dice", "95 % interval"), rows))
+
+
+def _settings(epsilon: float, scans: Path, start: Path, sites: int) -> SimulationSettings:
+    rate = RATE_WITHOUT_NOISE if math.isinf(epsilon) else RATE * math.sqrt(epsilon / RATE_EPSILON)
+    privacy: dict[str, Any] = {"learning_rate": rate, "noise": "seeded" if math.isinf(epsilon) else "secure"}
+    return SimulationSettings(
+        data=scans, sites=sites, rounds=ROUNDS, epsilon=min(epsilon, NO_NOISE), start=start, privacy=privacy
+    )
+
+
+def _dice(metrics: Path) -> dict[str, float]:
+    values: dict[str, float] = json.loads(metrics.read_text(encoding="utf-8"))["mean_dice_over_cases"]
+    return values
+
+
+def draw(found: Mapping[str, Mapping[str, float]], path: Path, title: str) -> None:
+    """Dice against epsilon, with the start and the run without noise as lines."""
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    points = sorted((float(name), dice) for name, dice in found.items() if name not in (START, INFINITY))
+    places = range(len(points))
+    means = [dice["mean"] for _, dice in points]
+    spread = [
+        [mean - dice["low"] for mean, (_, dice) in zip(means, points, strict=True)],
+        [dice["high"] - mean for mean, (_, dice) in zip(means, points, strict=True)],
+    ]
+    axes.errorbar(places, means, yerr=spread, marker="o", capsize=4, color="#1f5fa8", label="private run")
+    for name, style, label in (
+        (INFINITY, "--", "the same without noise"),
+        (START, ":", "start: made-up patients only"),
+    ):
+        axes.axhline(found[name]["mean"], linestyle=style, color="#555555", label=label)
+    axes.set_xticks(list(places), [f"{epsilon:g}" for epsilon, _ in points])
+    axes.set(xlabel="epsilon of each patient (less is more private)", ylabel="mean Dice on held-out cases", title=title)
+    axes.legend(loc="lower right")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.utility", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--scans", metavar="DIR", required=True, help="labelled hippocampus cases")
+    add("--start", metavar="FILE", required=True, help="model of made-up patients, see segfed warm-start")
+    add("--sites", type=int, default=4, metavar="N", help="hospitals (default 4)")
+    add("--epsilons", type=float, nargs="+", default=[1.0, 2.0, 4.0, 8.0], metavar="E", help="(default 1 2 4 8)")
+    add("--out", metavar="DIR", default="utility-report", help="folder for the runs, utility.json and utility.png")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
