@@ -81,7 +81,7 @@ def draw(found: Mapping[str, Mapping[str, float]], path: Path, title: str) -> No
         axes.axhline(found[name]["mean"], linestyle=style, color="#555555", label=label)
     axes.set_xticks(list(places), [f"{epsilon:g}" for epsilon, _ in points])
     axes.set(xlabel="epsilon of each patient (less is more private)", ylabel="mean Dice on held-out cases", title=title)
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper left", bbox_to_anchor=(0.0, 0.93))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 

@@ -75,6 +75,8 @@ def check_privacy(limits: SiteLimits, privacy: PrivacySettings | None) -> None:
     Raises:
         RefusalError: it is not.
     """
+    if limits.private_only and privacy is not None and privacy.noise != "secure":
+        raise RefusalError("it takes part in runs with secure noise only, and this run's noise comes from a seed")
     if limits.private_only and privacy is None:
         raise RefusalError("it takes part in runs with differential privacy only, and this run has none")
 

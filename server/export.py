@@ -22,7 +22,18 @@ from server.rounds import BEST_FILE, LAST_FILE
 from server.run_folder import SETTINGS_FILE, newest_state, read_outcome, read_settings
 from server.state import ServerState, read_state
 
-_COLUMNS = ("site", "cases", "steps", "loss", "share", "update_norm", "validation_cases", "training_seconds", "seconds")
+_COLUMNS = (
+    "site",
+    "cases",
+    "steps",
+    "loss",
+    "share",
+    "update_norm",
+    "validation_cases",
+    "training_seconds",
+    "seconds",
+    "epsilon",
+)
 
 
 def export_and_print(folder: str, run: str, out: str) -> None:
@@ -60,8 +71,14 @@ def rounds_table(history: Sequence[Mapping[str, Any]], structures: Sequence[str]
     table.writerow(["round", *_COLUMNS, *(f"dice {name}" for name in structures)])
     for record in history:
         for site in record["sites"]:
-            table.writerow([record["round"], *(site[name] for name in _COLUMNS), *site["dice"]])
+            table.writerow([record["round"], *(site.get(name) for name in _COLUMNS), *site["dice"]])
     return text.getvalue()
+
+
+def _privacy(state: ServerState) -> str:
+    """What a private run has cost so far."""
+    spent = [site["epsilon"] for record in state.history for site in record["sites"]]
+    return f"A private run: no patient of any site has spent more than epsilon {max(spent, default=0.0):.3f} in it."
 
 
 def _describe(state: ServerState, settings: FederationSettings, outcome: tuple[bool, str | None]) -> str:
@@ -74,6 +91,7 @@ def _describe(state: ServerState, settings: FederationSettings, outcome: tuple[b
         "",
         f"Task {settings.task.name}, {state.round} of {settings.rounds} rounds ({how}), sites: {', '.join(sites)}.",
         "",
+        *([_privacy(state), ""] if settings.privacy else []),
         *([f"- {best}"] if best else []),
         f"- `{LAST_FILE}`: after round {state.round}",
         "- `rounds.csv`: what each site reported in each round",

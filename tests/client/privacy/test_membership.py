@@ -262,7 +262,15 @@ def write_run(folder: Path, *, private: bool, noise: str = "secure", task: Task 
     privacy = PrivacySettings(epsilon=8.0, patients=5, crops=1, local_steps=2, noise=noise)  # type: ignore[arg-type]
     own = {"patients": 5, "crops": 1, "local_steps": 2, "noise": noise}
     settings = {
-        **{"sites": 2, "seed": 0, "rounds": 2, "local_epochs": 1, "start": None, "patient_pattern": None, "training": QUICK.to_json()},
+        **{
+            "sites": 2,
+            "seed": 0,
+            "rounds": 2,
+            "local_epochs": 1,
+            "start": None,
+            "patient_pattern": None,
+            "training": QUICK.to_json(),
+        },
         **{"epsilon": 8.0 if private else None, "delta": None, "privacy": own if private else {}},
     }
     multiplier = 1.5

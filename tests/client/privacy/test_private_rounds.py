@@ -54,7 +54,9 @@ def site(data: SiteSettings, tmp_path: Path) -> SiteSettings:
 
 
 def asked(**changed: Any) -> PrivacySettings:
-    return PrivacySettings(**{"epsilon": 8.0, "patients": CASES, "sampling_rate": 0.5, "local_steps": 1, "clip": 1.0, **changed})
+    return PrivacySettings(
+        **{"epsilon": 8.0, "patients": CASES, "sampling_rate": 0.5, "local_steps": 1, "clip": 1.0, **changed}
+    )
 
 
 def weights(task: Task = TASK) -> Weights:
@@ -192,12 +194,13 @@ def test_a_published_number_of_patients_is_divided_by(site: SiteSettings):
     ("limits", "privacy", "norm", "text"),
     [
         ({"private_only": True}, None, "group", "with differential privacy only"),
+        ({"private_only": True}, asked(noise="seeded"), "group", "with secure noise only"),
         ({}, asked(), "batch", "batch norm"),
         ({}, asked(patients=7), "group", "cohort is smaller than the 7 patients"),
         ({}, asked(patients=2, delta=0.2), "group", "delta 1e-05"),
         ({"epsilon": 1.0}, asked(), "group", "its limit is 1"),
     ],
-    ids=["none", "batch norm", "small cohort", "delta", "limit"],
+    ids=["none", "seeded", "batch norm", "small cohort", "delta", "limit"],
 )
 def test_what_the_site_does_not_allow_is_refused(
     site: SiteSettings, limits: dict[str, Any], privacy: PrivacySettings | None, norm: str, text: str
