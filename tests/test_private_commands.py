@@ -55,7 +55,7 @@ def test_the_report_states_the_claim_and_what_attacks_found(private: tuple[Path,
     assert "Attacked: canary patients prove an epsilon of" in text
     assert "curves.png" not in text
     assert audit["verdict"] == "not refuted"
-    assert 0 < audit["epsilon_at_least"] < 8
+    assert 0 <= audit["epsilon_at_least"] < 8
     assert (folder / "privacy.json").is_file()
     assert "not refuted" in told
 

@@ -39,10 +39,10 @@ from client.privacy.ledger_file import (
     write_head,
 )
 from client.privacy.ledger_lines import MEMBERS, RELEASE, SPEND, Contents, merged, rounded_up, write_line
+from client.site import LEDGER
 
 __all__ = ["LEDGER", "BudgetError", "Ledger", "LedgerError", "read_ledger"]
 
-LEDGER = "ledger.jsonl"
 _BACKWARD = timedelta(seconds=120)  # a clock is set right by seconds; more than this is a wrong clock
 
 

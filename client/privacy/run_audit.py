@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from client.privacy.attack import CANARIES, audit_mechanism
@@ -41,6 +42,8 @@ MODEL = "last.safetensors"
 CONFIDENCE = 0.9999
 # Passes over its half of the patients that a shadow model makes at most.
 MOST_EPOCHS = 20
+# Of its own and of others that the model is asked about; drawn at random where there are more.
+MOST_PATIENTS = 300
 
 OnPhase = Callable[[str], None]
 
@@ -208,7 +211,7 @@ def _audit_promises(
 
 def _test_membership(run: AuditedRun, device: torch.device, shadows: int, on_phase: OnPhase) -> dict[str, Any]:
     on_phase("reading the patients that the model was trained on, and others")
-    members, others = _patients(run)
+    members, others = (_some(group, run.seed) for group in _patients(run))
     model = load(run.folder / MODEL)
     on_phase(f"the model's loss on {len(members)} patients of its own and {len(others)} others")
     losses = [patient_losses(model, group, run.task, device) for group in (members, others)]
@@ -241,6 +244,14 @@ def _patients(run: AuditedRun) -> tuple[list[Patient], list[Patient]]:
         members += trained
         others += [patient for patient in kept if patient.name not in names]
     return members, others
+
+
+def _some(patients: Sequence[Patient], seed: int) -> list[Patient]:
+    """Enough of them to tell an AUC, so that a large cohort does not take hours."""
+    if len(patients) <= MOST_PATIENTS:
+        return list(patients)
+    chosen = np.random.default_rng(seed).choice(len(patients), MOST_PATIENTS, replace=False)
+    return [patients[index] for index in sorted(chosen)]
 
 
 def _prepared(run: AuditedRun, name: str, share: float) -> tuple[tuple[Patient, ...], tuple[Patient, ...]]:

@@ -375,3 +375,12 @@ def test_what_a_promise_allows_is_its_definition():
     assert most_found(8.0, 1e-5) == 1.0
     assert most_found(math.inf, 0.0) == 1.0
     assert run_audit.CONFIDENCE >= 0.9999
+
+
+def test_of_a_large_cohort_some_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_audit, "MOST_PATIENTS", 3)
+    everyone = [Patient(f"p{number}", ()) for number in range(10)]
+    some = run_audit._some(everyone, 1)
+    assert len({patient.name for patient in some}) == 3
+    assert some == run_audit._some(everyone, 1) != run_audit._some(everyone, 2)
+    assert run_audit._some(everyone[:3], 1) == everyone[:3]
