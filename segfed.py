@@ -233,7 +233,7 @@ def _said(deeds: Any, name: str, short: str) -> argparse.ArgumentParser:
 
 def _deed(deeds: Any, name: str, short: str, *, positional: bool = True) -> argparse.ArgumentParser:
     """A deed and the folder that it is done in: the last argument, or --folder where others come first."""
-    command: argparse.ArgumentParser = deeds.add_parser(name, help=short, description=short)
+    command = _said(deeds, name, short)
     if positional:
         command.add_argument("folder", metavar="DIR", nargs="?", default=".", help="the folder (default: here)")
     else:

@@ -53,7 +53,8 @@ def _prepare(site: SiteSettings, records: RecordDict) -> RecordDict:
 
 
 def _train(site: SiteSettings, records: RecordDict, *, keep_replies: bool) -> RecordDict:
-    request, question = TrainRequest.decode(records), digest_of(records)
+    request = TrainRequest.decode(records)
+    question = digest_of(records) if request.privacy is not None else ""  # of all weights: not for nothing
     if not keep_replies and request.privacy is None:
         return train_site(site, request, question).encode()
     outbox = Outbox(site.work / request.run)

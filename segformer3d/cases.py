@@ -32,8 +32,8 @@ def find_cases(folder: Path) -> tuple[CaseFiles, ...]:
     """The cases of a dataset folder, sorted by name.
 
     Understood are `dataset.json` with `training` entries (an entry's image is one file or a list of files, and it may
-    name its "patient"), and
-    `images/` with `labels/` beside it, where a case's files are `NAME.nii.gz` or `NAME_0000.nii.gz`, `NAME_0001...`.
+    name its "patient"), and `images/` with `labels/` beside it, where a case's files are `NAME.nii.gz` or
+    `NAME_0000.nii.gz`, `NAME_0001...`.
     There, an image without a label and a label without an image are cases too: with a file missing.
 
     Raises:

@@ -1,7 +1,7 @@
 r"""Which cases belong to one patient: the unit of privacy, of partitions and of splits.
 
 A patient with two visits has two cases. The dataset may say whose a case is ("patient" in `dataset.json`); else a
-pattern finds the patient in the case's name ("patient001_frame07" and "patient001_frame12" with `patient\\d+`); else
+pattern finds the patient in the case's name ("patient001_frame07" and "patient001_frame12" with `patient\d+`); else
 every case is a patient of its own.
 """
 

@@ -5,11 +5,11 @@ which is skipped where its result is already there.
 """
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from segformer3d.cases import find_cases
 from segformer3d.checkpoint import load
 from segformer3d.errors import CheckpointError, ConfigurationError, DataError
 from segformer3d.evaluation import Evaluation, evaluate, print_table
-from segformer3d.files import storage_errors, write_json
+from segformer3d.files import write_json
 from segformer3d.fit import initial_model
 from segformer3d.inference import choose_device
 from segformer3d.patients import patient_of
@@ -41,7 +41,7 @@ from simulations.partitions import write_partition
 from simulations.phantoms import write_phantom_federation
 from simulations.report import Journal, add_audit, audit_line, print_comparison, write_report
 from simulations.settings import SimulationSettings, cores
-from simulations.site_folders import FederationFolders
+from simulations.site_folders import FederationFolders, write_whole
 
 RUN_FILE, ENGINE_LOG = "run.json", "engine.log"
 SITES, WORK, RIVALS, EVALUATION = "sites", "work", "compared", "evaluation"
@@ -200,26 +200,18 @@ def _local_work(run: Run) -> str:
 
 
 def _lay_out_sites(console: Console, run: Run) -> None:
-    """Write the sites under another name first: a folder called `sites` is whole."""
-    asked, place = run.settings, run.folder / SITES
-    if place.is_dir():
-        return
-    unfinished = run.folder / f"{SITES}.unfinished"
-    with storage_errors(unfinished):
-        _remove(unfinished)
-    with console.status("writing the sites"):
-        if asked.data is None:
-            write_phantom_federation(unfinished, asked.sites, PHANTOMS_PER_SITE, PHANTOMS_HELD_OUT, asked.seed)
-        else:
-            dealt = (asked.partition, asked.sites, asked.seed, asked.held_out, asked.patient_pattern)
-            write_partition(asked.data, unfinished, *dealt)
-        with storage_errors(place):
-            unfinished.rename(place)
+    place = run.folder / SITES
+    if not place.is_dir():
+        with console.status("writing the sites"):
+            write_whole(place, partial(_write_sites, run.settings))
 
 
-def _remove(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
+def _write_sites(asked: SimulationSettings, folder: Path) -> None:
+    if asked.data is None:
+        write_phantom_federation(folder, asked.sites, PHANTOMS_PER_SITE, PHANTOMS_HELD_OUT, asked.seed)
+    else:
+        dealt = (asked.partition, asked.sites, asked.seed, asked.held_out, asked.patient_pattern)
+        write_partition(asked.data, folder, *dealt)
 
 
 def _federate(console: Console, run: Run) -> Journal:

@@ -4,14 +4,12 @@ Noise leaves room for a few thousand parameters to be learnt from patients. The 
 from cases that owe nobody privacy.
 """
 
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from segformer3d.allocator import keep_freed_memory
 from segformer3d.dataset import prepare
 from segformer3d.errors import ConfigurationError
-from segformer3d.files import storage_errors
 from segformer3d.fit import Fitted, Plan, fit
 from segformer3d.inference import choose_device
 from segformer3d.settings import TrainingSettings
@@ -20,6 +18,7 @@ from segformer3d.terminal import make_console, plain_duration, progress_bar
 from server.federation import model_settings
 from simulations.hippocampus_phantoms import write_hippocampus_phantoms
 from simulations.phantoms import write_phantom_site
+from simulations.site_folders import write_whole
 
 # Not a seed of `segfed simulate`'s own phantoms: what is trained with privacy must be new to the model.
 SEED_OFFSET = 2**31
@@ -52,7 +51,7 @@ def warm_start_and_print(task: str, cases: int, epochs: int, seed: int, device: 
     made = folder / "made-up"
     if not made.is_dir():
         with console.status(f"making up {cases} cases"):
-            _write(made, task, cases, seed)
+            write_whole(made, lambda folder: WRITERS[task](folder, cases, seed + SEED_OFFSET))
     with console.status("reading them"):
         data = prepare(made, chosen, folder / "cache")
     with progress_bar(console, "training") as bar:
@@ -76,14 +75,3 @@ def warm_start_and_print(task: str, cases: int, epochs: int, seed: int, device: 
         )
     model = folder / "model.safetensors"
     console.print(f"The model is in {model}; begin a private run with: segfed simulate --start {model}", soft_wrap=True)
-
-
-def _write(made: Path, task: str, cases: int, seed: int) -> None:
-    """Under another name first: a folder that is called `made-up` is whole."""
-    unfinished = made.with_name(f"{made.name}.unfinished")
-    with storage_errors(unfinished):
-        if unfinished.exists():
-            shutil.rmtree(unfinished)
-    WRITERS[task](unfinished, cases, seed + SEED_OFFSET)
-    with storage_errors(made):
-        unfinished.rename(made)

@@ -156,7 +156,7 @@ def audit_mechanism(
 # ---- The games ----
 
 
-class _Watcher(torch.optim.Optimizer):
+class Watcher(torch.optim.Optimizer):
     """Stands in for the optimizer: adds up what is released, and moves nothing."""
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
@@ -222,7 +222,7 @@ class _Game:
 
     def _play(self, gradients: PatientGradients, parameters: Sequence[nn.Parameter], units: Sequence[Unit]) -> Floats:
         """All steps; the sum of what was released in them, in clipping norms: (parameters,)."""
-        watcher = _Watcher(parameters)
+        watcher = Watcher(parameters)
         for step in range(self.promise.steps):
             self.sign = watcher.sign = 1.0 if step % 2 == 0 else -1.0
             gradients.clip = self.clip  # adaptive clipping would run after the canaries' norms

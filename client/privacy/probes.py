@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from client.privacy.attack import Watcher
 from client.privacy.mechanism import PatientGradients
 from client.privacy.noise import Noise, SecureNoise, SeededNoise
 from client.privacy.settings import PrivacySettings
@@ -83,23 +84,10 @@ def _released(model: SegFormer3D, patients: tuple[Patient, ...], task: Task, pri
         patient_unit(model.train(), patient, task, _SETTINGS, privacy, _PART, torch.device("cpu"))
         for patient in patients
     ]
-    seen = _Eavesdropper(chosen)
-    private_step(sums, units, privacy.sampling_rate, seen, 0)
+    watcher = Watcher(chosen)
+    private_step(sums, units, privacy.sampling_rate, watcher, 0)
     model.zero_grad(set_to_none=True)
-    return seen.released
-
-
-class _Eavesdropper(torch.optim.Optimizer):
-    """In the place of an optimizer: sees what a step releases, and moves nothing."""
-
-    def __init__(self, parameters: list[nn.Parameter]) -> None:
-        super().__init__(parameters, {})
-        self.released = torch.empty(0)
-
-    def step(self, closure: object = None) -> None:  # type: ignore[override]
-        """Keep the released mean."""
-        gradients = (p.grad for group in self.param_groups for p in group["params"])
-        self.released = torch.cat([g.reshape(-1).double() for g in gradients if g is not None])
+    return torch.cat(watcher.seen)
 
 
 def _noise(privacy: PrivacySettings) -> Finding:
