@@ -12,11 +12,12 @@ from segformer3d.cases import find_cases, find_images
 from segformer3d.checkpoint import load, load_task
 from segformer3d.dataset import SetAside, SiteData, prepare
 from segformer3d.errors import ConfigurationError
-from segformer3d.evaluation import evaluate, print_table
+from segformer3d.evaluation import evaluate
 from segformer3d.fit import Fitted, Plan, fit
 from segformer3d.inference import choose_device
 from segformer3d.model import SegFormer3D
 from segformer3d.prediction import Prediction, predict_cases
+from segformer3d.score_tables import print_table
 from segformer3d.settings import TrainingSettings
 from segformer3d.tasks import Task, adjust, choose_task, get_task
 from segformer3d.terminal import make_console, plain_duration, progress_bar
