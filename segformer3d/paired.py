@@ -79,7 +79,7 @@ def signed_rank_p(differences: Values) -> float | None:
     if differences.size < MINIMUM_COUNT:
         return None
     apart = differences[differences != 0]
-    if apart.size == 0:
+    if apart.size <= 1:  # either sign of a single difference is as unlikely
         return 1.0
     method = PermutationMethod(n_resamples=2**_EXACT_PAIRS) if apart.size <= _EXACT_PAIRS else "auto"
     return float(wilcoxon(apart, method=method).pvalue)

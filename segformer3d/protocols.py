@@ -53,15 +53,22 @@ class LesionRule:
     """How lesions are told apart and matched (`segformer3d.lesions`).
 
     Attributes:
-        dilation_voxels: true voxels that meet when the truth is dilated this often are one lesion; predicted
-            components that touch a dilated lesion belong to it.
+        dilation_voxels: true voxels that meet when the truth is dilated this often (1 or more) are one lesion;
+            predicted components that touch a dilated lesion belong to it.
         smallest_mm3: lesions of this volume or less are left out.
         penalty_mm: the HD95 of a lesion that was missed or invented; its Dice is 0.
+
+    Raises:
+        ConfigurationError: there is no dilation.
     """
 
     dilation_voxels: int
     smallest_mm3: float
     penalty_mm: float
+
+    def __post_init__(self) -> None:
+        if self.dilation_voxels < 1:
+            raise ConfigurationError(f"lesions are told apart by a dilation of 1 or more, got {self.dilation_voxels}")
 
 
 @dataclass(frozen=True)
