@@ -9,11 +9,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from segformer3d.paired import spoken_p
+from segformer3d.paired import MEAN, spoken_p
 from segformer3d.protocols import PUBLISHED_NAME, Protocol
 from segformer3d.published_scores import PublishedRow
-from segformer3d.results import CaseResult, Comparison, Evaluation, SetAside, StructureSummary
-from segformer3d.statistics import Summary
+from segformer3d.results import CaseResult, Comparison, Evaluation, SetAside, Stratum, StructureSummary
+from segformer3d.statistics import MINIMUM_COUNT, Summary
+from segformer3d.strata import SIZE
 
 VOLUMES = ("truth_ml", "predicted_ml")
 LESION_COUNTS = ("lesions_found", "lesions_missed", "lesions_invented")
@@ -55,8 +56,10 @@ def _csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def print_table(evaluation: Evaluation, console: Console) -> None:
-    """Print a line per structure and the mean, the published rows, the second model, and how many cases were used."""
+    """Print a line per structure and the mean, the groups of cases, published rows, the second model, the counts."""
     console.print(_scores(evaluation))
+    if len(evaluation.cases) >= MINIMUM_COUNT:
+        console.print(_groups(evaluation.strata))
     if evaluation.published:
         console.print(_published(evaluation))
     if evaluation.comparison is not None:
@@ -87,6 +90,19 @@ def _cells(structure: StructureSummary) -> Iterable[str]:
         yield _spoken(structure.lesion_hd95_mm, ".2f")
 
 
+def _groups(strata: Sequence[Stratum]) -> Table:
+    table = Table(
+        "cases by", "group", "of", title=f"Dice of groups (of fewer than {MINIMUM_COUNT}, the interval alone)"
+    )
+    for name in ("cases", "Dice [95 % interval]"):
+        table.add_column(name, justify="right")
+    for stratum in strata:
+        if stratum.structure == MEAN or stratum.by == SIZE:
+            by, group, structure = (escape(text) for text in (stratum.by, stratum.group, stratum.structure))
+            table.add_row(by, group, structure, str(stratum.count), _interval(stratum.dice))
+    return table
+
+
 def _published(evaluation: Evaluation) -> Table:
     same = evaluation.protocol.name == PUBLISHED_NAME
     table = Table(
@@ -109,7 +125,7 @@ def _percentages(row: PublishedRow, names: Sequence[str]) -> Iterable[str]:
 
 
 def _comparison(comparison: Comparison) -> Table:
-    table = Table("structure", "metric", title=f"less {escape(comparison.against)}, on the same cases")
+    table = Table("structure", "metric", title=f"compared with {escape(comparison.against)} on the same cases")
     for name in ("difference [95 % interval]", "won / lost / tied", "p", "p (Holm)"):
         table.add_column(name, justify="right")
     for paired in comparison.differences:
