@@ -18,7 +18,7 @@ from segformer3d.inference import choose_device
 from segformer3d.model import SegFormer3D
 from segformer3d.prediction import Prediction, predict_cases
 from segformer3d.protocols import choose_protocol
-from segformer3d.score_tables import print_table
+from segformer3d.score_tables import print_groups, print_table
 from segformer3d.settings import TrainingSettings
 from segformer3d.strata import with_facts
 from segformer3d.tasks import Task, adjust, choose_task, get_task
@@ -140,6 +140,7 @@ def evaluate_and_print(
             against=rival,
             on_case=lambda done, total: bar.show(done, total, "measuring"),
         )
+    print_groups(result.strata, console)
     print_table(result, console)
     console.print(f"Tables and figures are in {out}", soft_wrap=True)
 
