@@ -32,7 +32,7 @@ from client.privacy.membership import (
     shadow_test,
 )
 from client.privacy.promise import Promise
-from client.privacy.run_audit import audit_run, most_found
+from client.privacy.run_audit import audit_run, most_found, read_run
 from client.privacy.settings import PrivacySettings
 from segformer3d.checkpoint import save
 from segformer3d.dataset import prepare
@@ -254,13 +254,15 @@ def test_shadow_models_give_them_away_too(patients: tuple[Patient, ...]):
 STEPS = 4
 
 
-def write_run(folder: Path, *, private: bool, noise: str = "secure", task: Task = TASK, **changed: Any) -> Path:
+def write_run(
+    folder: Path, *, private: bool, noise: str = "secure", task: Task = TASK, delta: float | None = None, **changed: Any
+) -> Path:
     """A folder as `segfed simulate` leaves it: two sites, held-out cases, a model, run.json and summary.json."""
     for name, cases, seed in (("site-1", 5, 1), ("site-2", 5, 2), ("held-out", 4, 3)):
         write_site(folder / "sites" / name, cases, seed)
     save(folder / "last.safetensors", initial_model(task, 0), task)
     privacy = PrivacySettings(epsilon=8.0, patients=5, crops=1, local_steps=2, noise=noise)  # type: ignore[arg-type]
-    own = {"patients": 5, "crops": 1, "local_steps": 2, "noise": noise}
+    own = {"crops": 1, "local_steps": 2, "noise": noise}  # the number of patients is worked out when they are dealt out
     settings = {
         **{
             "sites": 2,
@@ -271,7 +273,7 @@ def write_run(folder: Path, *, private: bool, noise: str = "secure", task: Task 
             "patient_pattern": None,
             "training": QUICK.to_json(),
         },
-        **{"epsilon": 8.0 if private else None, "delta": None, "privacy": own if private else {}},
+        **{"epsilon": 8.0 if private else None, "delta": delta, "privacy": own if private else {}},
     }
     multiplier = 1.5
     claimed = spent((Event(privacy.sampling_rate, multiplier, STEPS),), 1e-5)
@@ -298,6 +300,13 @@ def test_a_private_runs_mechanism_and_model_are_attacked(tmp_path: Path):
     assert result["model_sha256"] == hashlib.sha256((folder / "last.safetensors").read_bytes()).hexdigest()
     assert len(phases) == 3
     assert "secret" not in json.dumps(result) + "".join(phases)  # no case's name
+
+
+def test_the_public_number_of_patients_is_that_of_the_runs_promises(tmp_path: Path):
+    """With five patients a delta of 0.1 may be asked for; with the twenty that settings suppose, it may not."""
+    run = read_run(write_run(tmp_path / "run", private=True, delta=0.1))
+    assert run.privacy is not None
+    assert (run.privacy.patients, run.privacy.delta) == (5, 0.1)
 
 
 def test_a_run_without_privacy_has_its_model_attacked(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
