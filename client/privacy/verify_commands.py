@@ -1,7 +1,6 @@
 """What `segfed privacy verify` reads, does and prints."""
 
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +21,11 @@ from segformer3d.fit import initial_model
 from segformer3d.model import SegFormer3D
 from segformer3d.tasks import Task, adjust, get_task, task_from_json
 from segformer3d.terminal import make_console
+from segformer3d.toml_file import read_toml
 
 DEFAULT_ROUNDS = 20
 _NO_LIMIT = float("inf")
+_EXPECTED = "name a federation file, a run folder, or a TOML file with a [pipeline]"
 
 
 class UnprovenError(SegfedError):
@@ -102,7 +103,7 @@ def read_configuration(path: Path) -> Configuration:
     Raises:
         ConfigurationError: it is none of these, or a value breaks its rule.
     """
-    values, patients = _run_settings(path) if path.is_dir() else (_toml(path), None)
+    values, patients = _run_settings(path) if path.is_dir() else (read_toml(path, _EXPECTED), None)
     settings = PrivacySettings.of_run(values, patients)
     if settings is None:
         raise ConfigurationError(f"{path} asks for no privacy: it needs a table [privacy] with an epsilon")
@@ -118,15 +119,6 @@ def _task(values: Mapping[str, Any]) -> Task:
     if not isinstance(task, str):
         raise ConfigurationError('the file needs a task, for example task = "hippocampus"')
     return adjust(get_task(task), {"norm": "group", **values.get("model", {})}, values.get("grid", {}))
-
-
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
 
 
 def _run_settings(folder: Path) -> tuple[dict[str, Any], int | None]:
