@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -180,26 +179,18 @@ def test_likelihood_ratios_see_through_how_hard_patients_are():
 # ---- Models ----
 
 
-def noise_patients(folder: Path, count: int) -> tuple[Patient, ...]:
+def unrelated(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Noise with a ball drawn at random into the label: what a model knows of it, it knows by heart."""
-    generator, training = np.random.default_rng(5), []
     grid = np.stack(np.meshgrid(*[np.arange(16)] * 3, indexing="ij"), axis=-1)
-    for case in range(count):
-        label = (np.linalg.norm(grid - generator.uniform(4, 12, 3), axis=-1) < 4).astype(np.uint8)
-        image = generator.normal(0, 1, label.shape).astype(np.float32)
-        entry = {"image": f"./imagesTr/c{case:02d}.nii.gz", "label": f"./labelsTr/c{case:02d}.nii.gz"}
-        for place, array in ((entry["image"], image), (entry["label"], label)):
-            (folder / place).parent.mkdir(parents=True, exist_ok=True)
-            nib.save(nib.Nifti1Image(array, np.eye(4)), folder / place)
-        training.append(entry)
-    described = {"name": "tiny", "modality": {"0": "MRI"}, "labels": {"0": "background", "1": "ball"}}
-    (folder / "dataset.json").write_text(json.dumps({**described, "training": training}), encoding="utf-8")
-    return patients_of(prepare(folder, TINY, folder / "cache", validation_share=0.0).train)
+    label = (np.linalg.norm(grid - generator.uniform(4, 12, 3), axis=-1) < 4).astype(np.uint8)
+    return generator.normal(0, 1, label.shape).astype(np.float32), label
 
 
 @pytest.fixture(scope="module")
 def patients(tmp_path_factory: pytest.TempPathFactory) -> tuple[Patient, ...]:
-    return noise_patients(tmp_path_factory.mktemp("noise"), 16)
+    folder = tmp_path_factory.mktemp("noise")
+    data = prepare(write_site(folder / "data", 16, 5, unrelated), TINY, folder / "cache", validation_share=0.0)
+    return patients_of(data.train)
 
 
 def overfitted(patients: Sequence[Patient], seed: int = 0, epochs: int = 40) -> SegFormer3D:
