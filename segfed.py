@@ -6,7 +6,6 @@ command line itself is off; 130 stopped by Ctrl-C. A programming error keeps its
 
 import argparse
 import sys
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from segformer3d.errors import ConfigurationError, SegfedError
+from segformer3d.toml_file import read_toml
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -255,7 +255,7 @@ def _simulate(arguments: dict[str, Any]) -> None:
             raise ConfigurationError("--resume takes all settings from the run folder; leave the other options out")
         resume_simulation(Path(resumed))
         return
-    asked = _read_toml(config)
+    asked = _read_config(config)
     out = out or asked.pop("out", None)
     start_simulation(SimulationSettings.from_json({**asked, **given}), Path(out) if out else None)
 
@@ -263,7 +263,7 @@ def _simulate(arguments: dict[str, Any]) -> None:
 def _train(arguments: dict[str, Any]) -> None:
     from segformer3d.commands import train_and_print
 
-    train_and_print(**{**arguments, "config": _read_toml(arguments["config"])})
+    train_and_print(**{**arguments, "config": _read_config(arguments["config"])})
 
 
 _SITE_DEEDS = {
@@ -322,15 +322,8 @@ COMMANDS: Mapping[str, Callable[[dict[str, Any]], None]] = {
 }
 
 
-def _read_toml(path: str | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"cannot read {path}: {error.strerror}; --config takes a TOML file") from error
-    except ValueError as error:
-        raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
+def _read_config(path: str | None) -> dict[str, Any]:
+    return {} if path is None else read_toml(Path(path), "--config takes a TOML file")
 
 
 def _hint(stopped: KeyboardInterrupt) -> str:

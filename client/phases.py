@@ -57,7 +57,7 @@ def train_site(site: SiteSettings, request: TrainRequest, question: str) -> Trai
     Args:
         site: whose data.
         request: what is asked.
-        question: digest of the message that asks, for the ledger of a private run; empty in others.
+        question: digest of the message that asks, for the ledger of a private run; others do not look at it.
 
     Raises:
         SegfedError: data, settings, disk or message are not as they should be.

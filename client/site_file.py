@@ -1,6 +1,5 @@
 """`site.toml`: everything that the operator of a site decides, in one file beside the site's key."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,6 +10,7 @@ from client.site import LEDGER, SiteSettings
 from segformer3d.addresses import Address
 from segformer3d.errors import ConfigurationError
 from segformer3d.files import write_text
+from segformer3d.toml_file import read_toml
 
 SITE_FILE, KEY_FILE, PUBLIC_KEY_FILE, CERTIFICATE_FILE = "site.toml", "site.key", "site.pub", "coordinator.crt"
 SITE = "SEGFED_SITE"  # names the folder to the programs that `site join` starts
@@ -50,14 +50,7 @@ def read_site_file(folder: Path) -> SiteFile:
         ConfigurationError: it is missing, no TOML, or a value breaks its rule.
     """
     path = folder / SITE_FILE
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(
-            f"cannot read {path}: {error.strerror}; make a site with: segfed site init {folder}"
-        ) from error
-    except ValueError as error:
-        raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
+    values = read_toml(path, f"make a site with: segfed site init {folder}")
     try:
         return _parse(folder.resolve(), values)
     except ConfigurationError as error:

@@ -1,6 +1,5 @@
 """Runs of a coordinator as they begin: the federation file, and the folder that is made of it."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +14,7 @@ from segformer3d.files import write_json
 from segformer3d.fit import initial_model
 from segformer3d.settings import TrainingSettings
 from segformer3d.tasks import adjust, get_task
+from segformer3d.toml_file import read_toml
 from server.coordinator import Coordinator
 from server.federation import FederationSettings, model_settings
 from server.run_folder import SETTINGS_FILE
@@ -47,12 +47,7 @@ def read_federation_file(path: Path) -> FederationFile:
     Raises:
         ConfigurationError: it is missing, no TOML, or a value breaks its rule.
     """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
+    values = read_toml(path, "name a federation file (TOML)")
     start = values.pop("start", None)
     if start is not None and not isinstance(start, str):
         raise ConfigurationError(f"{path}: start must be the name of a model file, got {start!r}")

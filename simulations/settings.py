@@ -124,11 +124,7 @@ class SimulationSettings:
         Raises:
             ConfigurationError: a value breaks its rule.
         """
-        if self.epsilon is None:
-            return None
-        known = {} if patients is None else {"patients": patients}
-        given = {name: getattr(self, name) for name in ("epsilon", "delta") if getattr(self, name) is not None}
-        return PrivacySettings.from_json({**known, **self.privacy, **given})
+        return PrivacySettings.of_run(vars(self), patients)
 
     def to_json(self) -> dict[str, Any]:
         """The settings as plain JSON values; `from_json` is its inverse."""

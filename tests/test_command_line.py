@@ -264,6 +264,25 @@ def test_a_wrong_settings_file_is_one_line(text, said, dataset, tmp_path):
     assert said in one_line(run("simulate", "--data", dataset, "--config", path, "--out", tmp_path / "run", code=1))
 
 
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (["train", "--data", ".", "--out", ".", "--config"], "--config takes a TOML file"),
+        (["simulate", "--config"], "--config takes a TOML file"),
+        (["privacy", "verify"], "name a federation file, a run folder, or a TOML file with a [pipeline]"),
+        (["site", "check"], "make a site with: segfed site init"),
+        (["server", "status"], "set up a coordinator with: segfed server init"),
+    ],
+)
+def test_a_settings_file_that_is_not_there_says_what_is_meant(words: Sequence[str], remedy: str, tmp_path, capsys):
+    nowhere = str(tmp_path / "nowhere")
+    assert segfed.main([*words, nowhere]) == 1
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert f"cannot read {nowhere}" in told
+    assert remedy in told
+
+
 @pytest.mark.parametrize("text", ["training = 3", 'grid = "large"', "rounds = 3"])
 def test_train_takes_tables_and_nothing_else(text, dataset, tmp_path):
     path = tmp_path / "wrong.toml"

@@ -77,6 +77,11 @@ def test_each_mistake_is_one_line_with_the_files_name(text: str, told: str, tmp_
     assert "\n" not in str(caught.value)
 
 
+def test_a_federation_file_that_is_not_there_is_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"no.toml: No such file or directory; name a federation file"):
+        read_federation_file(tmp_path / "no.toml")
+
+
 def test_a_new_run_has_its_settings_and_its_first_state(coordinator: Coordinator, tmp_path: Path) -> None:  # noqa: F811
     asked = read_federation_file(write(tmp_path, WHOLE))
     settings, run = asked.settings, new_run(coordinator, asked)
