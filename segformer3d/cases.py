@@ -87,9 +87,8 @@ def _no_layout(folder: Path, missing: Mapping[str, str]) -> str:
         return f"{folder} is empty; --data takes a folder of labelled cases"
     takes = "; ".join(f"{layout.name} ({layout.takes})" for layout in LAYOUTS)
     near = "; ".join(f"{name}: {lacks}" for name, lacks in missing.items() if lacks)
-    return (
-        f"{folder} is of no known layout. {_hint(folder) or f'It comes near {near}. ' if near else ''}Known are {takes}"
-    )
+    told = _hint(folder) or (f"It comes near {near}. " if near else "")
+    return f"{folder} is of no known layout. {told}Known are {takes}"
 
 
 def _hint(folder: Path) -> str:
