@@ -12,13 +12,16 @@ from segformer3d.cases import find_cases, find_images
 from segformer3d.checkpoint import load, load_task
 from segformer3d.dataset import SetAside, SiteData, prepare
 from segformer3d.errors import ConfigurationError
-from segformer3d.evaluation import evaluate, print_table
+from segformer3d.evaluation import Rival, evaluate
 from segformer3d.fit import Fitted, Plan, fit
 from segformer3d.held_out import published_cases
 from segformer3d.inference import choose_device
 from segformer3d.model import SegFormer3D
 from segformer3d.prediction import Prediction, predict_cases
+from segformer3d.protocols import choose_protocol
+from segformer3d.score_tables import print_table
 from segformer3d.settings import TrainingSettings
+from segformer3d.strata import with_facts
 from segformer3d.tasks import Task, adjust, choose_task, named_task
 from segformer3d.terminal import make_console, plain_duration, progress_bar
 from segformer3d.training import Step
@@ -107,9 +110,21 @@ def predict_and_print(model: str, image: str, task: str | None, mirror: bool | N
 
 
 def evaluate_and_print(
-    model: str, data: str, task: str | None, cases: str, mirror: bool | None, seed: int, device: str, out: str
+    model: str,
+    data: str,
+    task: str | None,
+    cases: str,
+    protocol: str | None,
+    against: str | None,
+    strata: str | None,
+    mirror: bool | None,
+    seed: int,
+    device: str,
+    out: str,
 ) -> None:
-    """Measure a model on labelled cases ("all", or the "published" held-out ones); leave tables and figures in `out`.
+    """Measure a model on labelled cases, beside a second one if there is one, and leave tables and figures in `out`.
+
+    `cases` is "all", or "published" for the held-out ones of the task's published protocol.
 
     Raises:
         SegfedError: the model, the data or the disk are not as they must be.
@@ -119,18 +134,24 @@ def evaluate_and_print(
     keep_freed_memory()
     console, where = make_console(), choose_device(device)
     network, chosen = load_model(Path(model), task)
-    chosen_cases = find_cases(Path(data))
+    measure = choose_protocol(chosen.name, protocol)
+    rival = None if against is None else Rival(against, *load_model(Path(against), task))
+    measured = find_cases(Path(data))
     if cases == "published":
-        chosen_cases = published_cases(Path(data), chosen_cases, chosen.name)
+        measured = published_cases(Path(data), measured, chosen.name)
+    if strata is not None:
+        measured = with_facts(measured, Path(strata))
     with progress_bar(console, "measuring") as bar:
         result = evaluate(
             network,
             chosen,
-            chosen_cases,
+            measured,
             Path(out),
             device=where,
             seed=seed,
             mirror=mirror,
+            protocol=measure,
+            against=rival,
             on_case=lambda done, total: bar.show(done, total, "measuring"),
         )
     print_table(result, console)

@@ -20,9 +20,10 @@ from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from segformer3d.boxes import bounding_box
 from segformer3d.files import write_atomic
-from segformer3d.metrics import Mask, Spacing, bounding_box
 from segformer3d.statistics import Summary
+from segformer3d.surfaces import Mask, Spacing
 
 ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
 BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"

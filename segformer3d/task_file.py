@@ -12,7 +12,6 @@ The numbers of the model's channels follow from these; `[model]` changes other s
 """
 
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -22,6 +21,7 @@ from segformer3d.benchmark_tasks import TASKS
 from segformer3d.config import ModelConfig
 from segformer3d.errors import ConfigurationError
 from segformer3d.task import Task, task_from_json
+from segformer3d.toml_file import read_toml
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 _NEEDED = ("name", "modalities", "structures")
@@ -33,12 +33,7 @@ def read_task_file(path: Path) -> Task:
     Raises:
         ConfigurationError: the file cannot be read, or a value breaks its rule; one line names file, rule and value.
     """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"cannot read the task {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
+    values = read_toml(path, "--task takes the name of a task, or a TOML file that describes one")
     try:
         return _task(values)
     except ConfigurationError as error:

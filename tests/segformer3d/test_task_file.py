@@ -93,5 +93,5 @@ def test_a_broken_rule_is_named_with_its_file(tmp_path: Path, change: tuple[str,
 
 
 def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"cannot read the task .*my\.toml: No such file"):
+    with pytest.raises(ConfigurationError, match=r"cannot read .*my\.toml: No such file.*TOML file that describes one"):
         named_task("my.toml", tmp_path)
