@@ -66,10 +66,7 @@ _WARM_START = (
 )
 _TRAIN = "Train on the cases of one folder: the pooled or single-site baseline."
 _PREDICT = "Write NAME.nii.gz for each image, in the image's own space, orientation and spacing."
-_EVALUATE = (
-    "Dice, HD95 (mm) and surface Dice of a model on labelled cases by a protocol, for groups of cases, "
-    "and beside a second model."
-)
+_EVALUATE = "Dice, HD95 (mm) and surface Dice of a model on labelled cases, by a protocol and beside a second model."
 _SITE = "Join a federation from a hospital: init, check, join, status. Only outbound connections are made."
 _SERVER = "Coordinate a federation of hospitals: init, add-site, start, run, status, stop, export."
 _PRIVACY = (
