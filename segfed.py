@@ -64,7 +64,10 @@ _WARM_START = (
 )
 _TRAIN = "Train on the cases of one folder: the pooled or single-site baseline."
 _PREDICT = "Write NAME.nii.gz for each image, in the image's own space, orientation and spacing."
-_EVALUATE = "Dice, HD95 (mm) and surface Dice of a model on labelled cases, in their own space."
+_EVALUATE = (
+    "Dice, HD95 (mm) and surface Dice of a model on labelled cases by a protocol, for groups of cases, "
+    "and beside a second model."
+)
 _SITE = "Join a federation from a hospital: init, check, join, status. Only outbound connections are made."
 _SERVER = "Coordinate a federation of hospitals: init, add-site, start, run, status, stop, export."
 _PRIVACY = (
@@ -150,6 +153,13 @@ def _evaluate_options(command: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="average mirrored copies too (default: as the task says)",
     )
+    add(
+        "--protocol",
+        metavar="NAME",
+        help="how to measure: whole-scan, or for benchmarks published (default whole-scan)",
+    )
+    add("--against", metavar="FILE", help="second model, to compare with on the same cases")
+    add("--strata", metavar="FILE", help="CSV file (case,NAME,...) with facts to group the cases by")
     add("--seed", type=int, default=0, metavar="S", help="of the bootstrap intervals (default 0)")
     add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)")
     add("--out", metavar="DIR", required=True, help="folder for tables and figures")

@@ -19,13 +19,14 @@ _CHANNEL = re.compile(r"_\d{4}$")
 class CaseFiles:
     """One case: its image files (one 3D file a contrast, or one 4D file) and its label file, if it has one.
 
-    `patient` is whose it is, where the dataset says so.
+    `patient` is whose it is, where the dataset says so; `facts` is what else it says, such as ("scanner", "GE").
     """
 
     name: str
     images: tuple[Path, ...]
     label: Path | None
     patient: str | None = None
+    facts: tuple[tuple[str, str], ...] = ()
 
 
 def find_cases(folder: Path) -> tuple[CaseFiles, ...]:

@@ -12,13 +12,16 @@ from segformer3d.cases import find_cases, find_images
 from segformer3d.checkpoint import load, load_task
 from segformer3d.dataset import SetAside, SiteData, prepare
 from segformer3d.errors import ConfigurationError
-from segformer3d.evaluation import evaluate, print_table
+from segformer3d.evaluation import Rival, evaluate
 from segformer3d.fit import Fitted, Plan, fit
 from segformer3d.inference import choose_device
 from segformer3d.model import SegFormer3D
 from segformer3d.prediction import Prediction, predict_cases
+from segformer3d.protocols import choose_protocol
 from segformer3d.report.evaluation_report import Circumstances, write_evaluation_report
+from segformer3d.score_tables import print_table
 from segformer3d.settings import TrainingSettings
+from segformer3d.strata import with_facts
 from segformer3d.tasks import Task, adjust, choose_task, get_task
 from segformer3d.terminal import make_console, plain_duration, progress_bar
 from segformer3d.training import Step
@@ -99,9 +102,18 @@ def predict_and_print(model: str, image: str, task: str | None, mirror: bool | N
 
 
 def evaluate_and_print(
-    model: str, data: str, task: str | None, mirror: bool | None, seed: int, device: str, out: str
+    model: str,
+    data: str,
+    task: str | None,
+    protocol: str | None,
+    against: str | None,
+    strata: str | None,
+    mirror: bool | None,
+    seed: int,
+    device: str,
+    out: str,
 ) -> None:
-    """Measure a model on labelled cases and leave tables and figures in `out`.
+    """Measure a model on labelled cases, beside a second one if there is one, and leave tables and figures in `out`.
 
     Raises:
         SegfedError: the model, the data or the disk are not as they must be.
@@ -111,7 +123,11 @@ def evaluate_and_print(
     keep_freed_memory()
     console, where = make_console(), choose_device(device)
     network, chosen = load_model(Path(model), task)
+    measure = choose_protocol(chosen.name, protocol)
+    rival = None if against is None else Rival(against, *load_model(Path(against), task))
     cases = find_cases(Path(data))
+    if strata is not None:
+        cases = with_facts(cases, Path(strata))
     with progress_bar(console, "measuring") as bar:
         result = evaluate(
             network,
@@ -121,6 +137,8 @@ def evaluate_and_print(
             device=where,
             seed=seed,
             mirror=mirror,
+            protocol=measure,
+            against=rival,
             on_case=lambda done, total: bar.show(done, total, "measuring"),
         )
     print_table(result, console)

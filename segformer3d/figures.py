@@ -20,8 +20,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import Normal, Stroke
 from numpy.typing import NDArray
 
+from segformer3d.boxes import bounding_box
 from segformer3d.files import write_bytes
-from segformer3d.metrics import Mask, Spacing, bounding_box
+from segformer3d.surfaces import Mask, Spacing
 
 ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
 BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"

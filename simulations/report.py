@@ -16,9 +16,9 @@ from rich.table import Table
 from client.privacy.promise import Promise
 from segformer3d.checkpoint import read_weights
 from segformer3d.errors import FederationError
-from segformer3d.evaluation import Evaluation
 from segformer3d.files import write_atomic, write_json, write_text
 from segformer3d.report.charts import Bar, RoundPoint, comparison_bars, round_curves
+from segformer3d.results import Evaluation
 from segformer3d.statistics import Summary
 from segformer3d.tasks import Task
 from server.records import Event, RoundFinished, RunFinished, RunRecord, SitesReady, mean_dice, plain

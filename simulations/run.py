@@ -21,11 +21,13 @@ from segformer3d.allocator import keep_freed_memory
 from segformer3d.cases import find_cases
 from segformer3d.checkpoint import load
 from segformer3d.errors import CheckpointError, ConfigurationError, DataError
-from segformer3d.evaluation import Evaluation, evaluate, print_table
+from segformer3d.evaluation import evaluate
 from segformer3d.files import write_json
 from segformer3d.fit import initial_model
 from segformer3d.inference import choose_device
 from segformer3d.patients import patient_of
+from segformer3d.results import Evaluation
+from segformer3d.score_tables import print_table
 from segformer3d.tasks import Task, task_from_json
 from segformer3d.terminal import make_console, plain_duration, progress_bar
 from server.app import make_server_app

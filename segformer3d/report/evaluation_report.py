@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segformer3d.evaluation import RULES, CaseResult, Evaluation, ranked
-from segformer3d.metrics import TOLERANCE_MM
+from segformer3d.paired import MEAN
 from segformer3d.report.citations import how_to_cite
 from segformer3d.report.document import (
     Cell,
@@ -31,9 +30,11 @@ from segformer3d.report.document import (
     Table,
     Text,
 )
+from segformer3d.report.evaluation_parts import METRICS, more_sections
 from segformer3d.report.score_charts import boxes
 from segformer3d.report.words import NOTHING, counted, fixed, interval, mean_cell
 from segformer3d.report.writing import write_report
+from segformer3d.results import CaseResult, Evaluation, StructureSummary, ranked
 from segformer3d.tasks import Task
 
 WORST_CASES = 10
@@ -91,8 +92,9 @@ def evaluation_report(evaluation: Evaluation, task: Task, about: Circumstances, 
         subtitle=f"{Path(about.model).name} on {counted(used, 'case')}, measured on {about.date}",
         blocks=(Note(STAYS, "warning"), _headline(evaluation, used, aside)),
         sections=(
-            _scores(evaluation, task),
-            _failures(evaluation, task, folder),
+            _scores(evaluation),
+            _failures(evaluation, folder),
+            *more_sections(evaluation),
             _set_aside(evaluation),
             _method(evaluation, task, about),
             how_to_cite(task.name, about.version),
@@ -115,36 +117,35 @@ def _headline(evaluation: Evaluation, used: int, aside: int) -> Headline:
     )
 
 
-def _scores(evaluation: Evaluation, task: Task) -> Section:
-    columns = (
-        Column("structure", "text"), Column("Dice"), Column("HD95 (mm)"), Column(f"surface Dice ({TOLERANCE_MM:g} mm)"),
-    )  # fmt: skip
-    rows = tuple(
-        (s.name, mean_cell(s.dice), mean_cell(s.hd95_mm, 2), mean_cell(s.surface_dice)) for s in evaluation.structures
-    )
-    mean = ("mean", mean_cell(evaluation.mean_dice, strong=True), "", "")
-    note = "Below each mean its 95 % interval: a percentile bootstrap over the cases."
+def _scores(evaluation: Evaluation) -> Section:
+    metrics, tolerance = evaluation.protocol.metrics, evaluation.protocol.tolerance_mm
+    columns = (Column("structure", "text"), *(Column(METRICS[metric]) for metric in metrics))
+    rows = tuple(_score_row(structure, metrics) for structure in evaluation.structures)
+    mean: tuple[Cell | str, ...] = (MEAN, mean_cell(evaluation.mean_dice, strong=True), *("" for _ in metrics[1:]))
+    note = f"Below each mean its 95 % interval over the cases. Surface Dice at {tolerance:g} mm."
     table = Table(f"Means over {counted(len(evaluation.cases), 'case')}", columns, (*rows, mean), note)
-    return Section("Scores", (table, Gallery(_boxes(evaluation, task))))
+    return Section("Scores", (table, Gallery(tuple(_boxes(evaluation, metric) for metric in metrics))))
 
 
-def _boxes(evaluation: Evaluation, task: Task) -> tuple[Picture, ...]:
-    labels = [structure.name for structure in task.structures]
-    caption = "Every point is a case; the box holds the middle half, the line in it is the median."
-
-    def scores(metric: str) -> list[list[float]]:
-        return [[getattr(c.scores[index], metric) for c in evaluation.cases] for index in range(len(labels))]
-
-    return (
-        boxes("dice", "Dice", labels, scores("dice"), 1.0, caption),
-        boxes("hd95", "HD95 (mm)", labels, scores("hd95_mm"), None, "The same for HD95; undefined ones are left out."),
-        boxes("surface-dice", f"surface Dice ({TOLERANCE_MM:g} mm)", labels, scores("surface_dice"), 1.0, caption),
-    )
+def _score_row(structure: StructureSummary, metrics: Sequence[str]) -> tuple[Cell | str, ...]:
+    cells = (mean_cell(getattr(structure, metric), 2 if metric.endswith("_mm") else 3) for metric in metrics)
+    return (structure.name, *cells)
 
 
-def _failures(evaluation: Evaluation, task: Task, folder: Path) -> Section:
+def _boxes(evaluation: Evaluation, metric: str) -> Picture:
+    labels = [structure.name for structure in evaluation.structures]
+    columns = [[getattr(case.scores[index], metric) for case in evaluation.cases] for index in range(len(labels))]
+    top = None if metric.endswith("_mm") else 1.0
+    name = metric.removesuffix("_mm").replace("_", "-")
+    return boxes(name, METRICS[metric], labels, columns, top, _EVERY_POINT)
+
+
+_EVERY_POINT = "Every point is a case; the box holds the middle half, the line in it is the median."
+
+
+def _failures(evaluation: Evaluation, folder: Path) -> Section:
     order = sorted(evaluation.cases, key=lambda case: (case.mean_dice, case.name))[:WORST_CASES]
-    structures = [structure.name for structure in task.structures]
+    structures = [structure.name for structure in evaluation.structures]
     columns = (Column("case", "text"), *(Column(f"Dice {name}") for name in structures), Column("mean"))
     rows = tuple(_worst_row(case) for case in order)
     table = Table(f"The {counted(len(rows), 'case')} with the lowest mean Dice", columns, rows, _WORST_NOTE)
@@ -160,7 +161,8 @@ def _worst_row(case: CaseResult) -> tuple[Cell | str, ...]:
         Cell(fixed(score.dice), f"{fixed(truth, 1)} / {fixed(predicted, 1)} ml")
         for score, truth, predicted in zip(case.scores, case.truth_ml, case.predicted_ml, strict=True)
     )
-    return (case.name, *cells, Cell(fixed(case.mean_dice), strong=True))
+    known = "; ".join(f"{name} {value}" for name, value in case.facts)
+    return (Cell(case.name, known), *cells, Cell(fixed(case.mean_dice), strong=True))
 
 
 def _missed(cases: Sequence[CaseResult], structures: Sequence[str]) -> str:
@@ -199,7 +201,9 @@ def _set_aside(evaluation: Evaluation) -> Section:
 
 def _method(evaluation: Evaluation, task: Task, about: Circumstances) -> Section:
     grid = "each image's own" if task.spacing is None else " × ".join(f"{side:g}" for side in task.spacing) + " mm"
+    protocol = evaluation.protocol
     facts: tuple[tuple[str, Text], ...] = (
+        ("protocol", f"{protocol.name}: {protocol.sentence} {protocol.citation}."),
         ("task", f"{task.name}: {', '.join(s.name for s in task.structures)} in {', '.join(task.modalities)}"),
         ("model", (Code(about.model),)),
         ("SHA-256 of the file", (Code(about.model_sha256),)),
@@ -211,4 +215,4 @@ def _method(evaluation: Evaluation, task: Task, about: Circumstances) -> Section
         ("seed of the bootstrap", str(about.seed)),
         ("segfed", f"{about.version}, {about.date}"),
     )
-    return Section("How it was measured", (Facts(facts), Paragraph(RULES)))
+    return Section("How it was measured", (Facts(facts), Paragraph(protocol.rules)))

@@ -8,9 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from numpy.typing import NDArray
 
+from segformer3d.calibration import StructureCalibration
 from segformer3d.report.charts import Theme, chart, style_axes
 from segformer3d.report.document import Picture
-from segformer3d.report.words import signed
+from segformer3d.report.words import fixed, signed
 from segformer3d.statistics import Summary
 
 _GOLDEN = (5**0.5 - 1) / 2
@@ -129,3 +130,26 @@ def heat_map(
         axes.tick_params(length=0)
 
     return chart(name, draw, 1.1 + 0.38 * len(rows), f"{title}; the table beside it has the values", caption)
+
+
+def reliability_diagram(name: str, structure: StructureCalibration) -> Picture:
+    """Observed frequency against predicted probability, and the share of the voxels in each bin as bars."""
+    bins = [entry for entry in structure.bins if entry.mean_probability is not None and entry.observed is not None]
+    total = max(1, sum(entry.voxels for entry in bins))
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        for entry in structure.bins:
+            edges = (entry.low, entry.voxels / total)
+            axes.bar(edges[0], edges[1], entry.high - entry.low, align="edge", color=theme.fill, edgecolor=theme.paper)
+        axes.plot([0, 1], [0, 1], color=theme.quiet, lw=1, ls=(0, (4, 3)))
+        points = [(entry.mean_probability, entry.observed) for entry in bins]
+        if points:
+            axes.plot(*zip(*points, strict=True), "-o", color=theme.accent, lw=1.6, ms=4.5)
+        style_axes(axes, structure.name, theme)
+        axes.set(xlim=(0, 1), ylim=(0, 1))
+        axes.set_xlabel("predicted probability", color=theme.ink, fontsize=9)
+        axes.set_ylabel("observed frequency", color=theme.ink, fontsize=9)
+
+    caption = "The line is the model, the dashed one a model that keeps what it promises; bars: share of the voxels."
+    error = f"expected calibration error {fixed(structure.expected_error)}"
+    return chart(name, draw, 3.4, f"Reliability of {structure.name}: {error}", caption)
