@@ -167,7 +167,7 @@ def _overlay_legend(figure: Figure, names: Sequence[str]) -> None:
     lines += [Line2D([], [], color="white", lw=1.6), Line2D([], [], color="white", lw=1.6, linestyle=(0, (2.5, 1.5)))]
     labels = [*names, "truth", "prediction"]
     figure.legend(
-        lines, labels, loc="lower left", ncols=1 + len(labels) // 9, frameon=False, labelcolor="white", fontsize=9
+        lines, labels, loc="lower left", ncols=1 + len(labels) // 9, frameon=False, labelcolor="white", fontsize=11
     )
 
 

@@ -7,9 +7,9 @@ from segformer3d.calibration import FLOOR, StructureCalibration
 from segformer3d.paired import MEAN, spoken_p
 from segformer3d.protocols import PUBLISHED_NAME
 from segformer3d.published_scores import PublishedRow
-from segformer3d.report.document import Cell, Column, Gallery, Paragraph, Section, Table
+from segformer3d.report.document import Cell, Code, Column, Gallery, Paragraph, Section, Table
 from segformer3d.report.score_charts import Difference, differences, reliability_diagram
-from segformer3d.report.words import NOTHING, counted, fixed, interval, mean_cell, signed
+from segformer3d.report.words import counted, fixed, interval, mean_cell, percent, signed
 from segformer3d.results import Comparison, Evaluation, PairedDifference, Stratum
 from segformer3d.statistics import MINIMUM_COUNT
 from segformer3d.strata import SIZE
@@ -74,18 +74,19 @@ def against(evaluation: Evaluation, rival: Comparison) -> Section:
         Column("won / lost / tied"), Column("p"),
     )  # fmt: skip
     rows = tuple(_paired_row(evaluation, rival, paired) for paired in rival.differences)
-    table = Table(f"This model and {rival.against} on {counted(len(rival.cases), 'case')}", columns, rows, rival.rules)
-    return Section("Against another model", (Paragraph(_verdict(first, rival.against)), Gallery((chart,)), table))
+    table = Table(f"Both models on {counted(len(rival.cases), 'case')}", columns, rows, rival.rules)
+    said = Paragraph(("The other model is ", Code(rival.against), f". {_verdict(first)}"))
+    return Section("Against another model", (said, Gallery((chart,)), table))
 
 
-def _verdict(paired: PairedDifference, other: str) -> str:
+def _verdict(paired: PairedDifference) -> str:
     if paired.p_value is None:
-        return f"With fewer than {MINIMUM_COUNT} cases no verdict on {other} is given; the intervals say what is known."
+        return f"With fewer than {MINIMUM_COUNT} cases no verdict is given; the intervals say what is known."
     said = f"mean Dice {signed(paired.difference.mean)} ({interval(paired.difference, sign=True)}), p {_p(paired)}"
     low, high = paired.difference.low, paired.difference.high
     if paired.p_value >= _LEVEL or low is None or high is None or low <= 0 <= high:
-        return f"No difference from {other} is shown: {said}."
-    return f"This model is {'better' if low > 0 else 'worse'} than {other} on these cases: {said}."
+        return f"No difference is shown: {said}."
+    return f"This model is {'better' if low > 0 else 'worse'} on these cases: {said}."
 
 
 _LEVEL = 0.05
@@ -125,14 +126,29 @@ def strata(groups: Sequence[Stratum]) -> Section:
 
 
 def _strata_table(by: str, groups: Sequence[Stratum]) -> Table:
-    title = "By the size of the structure" if by == SIZE else f"By {by}"
+    return _sizes_table(groups) if by == SIZE else _groups_table(by, groups)
+
+
+def _groups_table(by: str, groups: Sequence[Stratum]) -> Table:
+    """A row for each group; its first stratum is that of the mean, and the others are those of the structures."""
+    rows = []
+    for group, members in groupby(groups, key=lambda stratum: stratum.group):
+        strata_of_group = list(members)
+        count = str(strata_of_group[0].count)
+        rows.append((group, count, *(mean_cell(stratum.dice) for stratum in strata_of_group)))
+    names = dict.fromkeys(stratum.structure for stratum in groups)
+    columns = (Column(by, "text"), Column("cases"), *map(Column, names))
+    return Table(f"Dice by {by}", columns, tuple(rows))
+
+
+def _sizes_table(groups: Sequence[Stratum]) -> Table:
     columns = (
-        Column("structure", "text"), Column("group", "text"), Column("cases"), Column("Dice"), Column("HD95 (mm)"),
+        Column("structure", "text"), Column("size", "text"), Column("cases"), Column("Dice"), Column("HD95 (mm)"),
     )  # fmt: skip
-    return Table(title, columns, tuple(_stratum_row(stratum) for stratum in groups))
+    return Table("By the size of the structure", columns, tuple(_size_row(stratum) for stratum in groups))
 
 
-def _stratum_row(stratum: Stratum) -> tuple[Cell | str, ...]:
+def _size_row(stratum: Stratum) -> tuple[Cell | str, ...]:
     volumes = "" if stratum.volume_ml is None else " to ".join(fixed(v, 1) for v in stratum.volume_ml) + " ml"
     distance = "" if stratum.hd95_mm is None else mean_cell(stratum.hd95_mm, 2)
     group = Cell(stratum.group, volumes)
@@ -142,16 +158,12 @@ def _stratum_row(stratum: Stratum) -> tuple[Cell | str, ...]:
 def calibration(structures: Sequence[StructureCalibration]) -> Section:
     """Whether predicted probabilities mean what they say."""
     columns = (Column("structure", "text"), Column("expected calibration error"), Column("overlooked"))
-    rows = tuple((s.name, fixed(s.expected_error), _percent(s.overlooked)) for s in structures)
-    note = f"Overlooked: the share of the structure's true voxels that were given less than {FLOOR:.0%}."
+    rows = tuple((s.name, fixed(s.expected_error), percent(s.overlooked)) for s in structures)
+    note = f"Overlooked: the share of the structure's true voxels that were given less than {percent(FLOOR, 0)}."
     said = (
         "Of the voxels that are given 70 %, seven in ten should be in the structure. Below the diagonal the model "
-        f"promises more than it keeps. Voxels given less than {FLOOR:.0%} are left out."
+        f"promises more than it keeps. Voxels given less than {percent(FLOOR, 0)} are left out."
     )
     charts = tuple(reliability_diagram(f"reliability-{n}", s) for n, s in enumerate(structures, start=1))
     table = Table("Expected calibration error", columns, rows, note)
     return Section("Calibration", (Paragraph(said), table, Gallery(charts)))
-
-
-def _percent(share: float | None) -> str:
-    return NOTHING if share is None else f"{share:.1%}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from segformer3d.calibration import StructureCalibration
@@ -95,6 +96,7 @@ def differences(name: str, title: str, rows: Sequence[Difference], caption: str)
         axes.tick_params(axis="y", length=0)
         widest = max((abs(v) for r in rows for v in (r.summary.low, r.summary.high) if v is not None), default=0.0)
         axes.set_xlim(-max(widest, 0.005) * 1.15, max(widest, 0.005) * 1.15)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
 
     said = ", ".join(f"{row.label} {signed(row.summary.mean)}" for row in rows)
     return chart(name, draw, 1.0 + 0.42 * len(rows), f"{title}: {said}", caption)

@@ -18,6 +18,11 @@ def signed(value: float | None, digits: int = 3) -> str:
     return NOTHING if value is None or math.isnan(value) else f"{value:+.{digits}f}".replace("-", "−")
 
 
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share in [0, 1] in percent."""
+    return fixed(None if share is None else 100 * share, digits) + ("" if share is None else " %")
+
+
 def interval(summary: Summary, digits: int = 3, *, sign: bool = False) -> str:
     """The interval of a mean; of fewer than two values there is none."""
     if summary.count < 2:
