@@ -19,6 +19,7 @@ from segformer3d.inference import choose_device
 from segformer3d.model import SegFormer3D
 from segformer3d.prediction import Prediction, predict_cases
 from segformer3d.protocols import choose_protocol
+from segformer3d.report.evaluation_report import Circumstances, write_evaluation_report
 from segformer3d.score_tables import print_table
 from segformer3d.settings import TrainingSettings
 from segformer3d.strata import with_facts
@@ -155,7 +156,10 @@ def evaluate_and_print(
             on_case=lambda done, total: bar.show(done, total, "measuring"),
         )
     print_table(result, console)
-    console.print(f"Tables and figures are in {out}", soft_wrap=True)
+    mirrored = chosen.mirror if mirror is None else mirror
+    about = Circumstances.now(Path(model), Path(data), str(where), mirrored=mirrored, seed=seed)
+    page = write_evaluation_report(result, chosen, about, Path(out))
+    console.print(f"Tables and figures are in {out}; the report is {page}", soft_wrap=True)
 
 
 def load_model(path: Path, task: str | None) -> tuple[SegFormer3D, Task]:
