@@ -57,7 +57,7 @@ class Recipe:
 
 
 TENS = Recipe(10, 0.04, 0.01, {})
-THOUSANDS = Recipe(20, 0.04, 0.01, {"sampling_rate": 0.05})
+THOUSANDS = Recipe(20, 0.002, 0.002, {"sampling_rate": 0.05, "clip": 0.3, "trainable": []})
 
 
 def main() -> None:
