@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from segformer3d.cases import find_cases
 from segformer3d.checkpoint import load_task, save
 from segformer3d.held_out import held_out_of
 from segformer3d.model import build
 from segformer3d.tasks import adjust, get_task
 from tests.test_command_line import TINY, one_line, run
 
+EXAMPLE = Path(__file__).resolve().parents[1] / "docs" / "examples" / "brain-metastases.toml"
 FREE = ("patient001", "patient004", "patient005", "patient006")
 AFFINE = np.diag([-1.52, -1.52, 6.35, 1.0])
 PATIENTS = tuple(held_out_of("acdc").names)
@@ -89,30 +89,12 @@ def test_published_cases_that_are_not_complete_are_not_measured(tmp_path: Path, 
     assert "--cases one of all, published" in one_line(run(*words, "--cases", "some", code=1))
 
 
-def names_of(folder: Path) -> set[str]:
-    return {str(case.patient) for case in find_cases(folder)}
-
-
-def test_a_federation_holds_the_published_cases_out(tmp_path: Path, hearts: Path, config: Path) -> None:
-    words = ["simulate", "--data", hearts, "--config", config, "--sites", 2, "--rounds", 1, "--parallel", 1]
-    run(*words, "--out", tmp_path / "run")
-    sites = tmp_path / "run" / "sites"
-    assert names_of(sites / "held-out") == set(PATIENTS)
-    assert names_of(sites / "site-1") | names_of(sites / "site-2") == set(FREE)
-    (first, *_) = find_cases(sites / "held-out")
-    assert first.facts == (("frame", "ED"), ("group", "DCM")), "what tells them goes with them"
-    assert json.loads((tmp_path / "run" / "evaluation" / "metrics.json").read_text())["cases"] == 40
-
-
-def test_a_federation_on_some_published_cases_is_refused_or_leaves_them_out(tmp_path: Path, config: Path) -> None:
+def test_a_federation_on_some_published_cases_is_refused(tmp_path: Path, config: Path) -> None:
     folder = write_hearts(tmp_path / "data", (*PATIENTS[:2], *FREE))
     words = ["simulate", "--data", folder, "--config", config, "--sites", 2, "--rounds", 1, "--parallel", 1]
     line = one_line(run(*words, "--out", tmp_path / "no", code=1))
     assert "contains 2 of the 20 held-out patients" in line
     assert "leave them out of a federation with --leave-out-published" in line
-    run(*words, "--out", tmp_path / "run", "--leave-out-published")
-    places = [tmp_path / "run" / "sites" / name for name in ("site-1", "site-2", "held-out")]
-    assert sorted(name for place in places for name in names_of(place)) == sorted(FREE)
 
 
 # --- Layouts and own tasks -------------------------------------------------------------------------------------------
@@ -123,7 +105,7 @@ def test_ones_own_task_is_trained_evaluated_and_simulated(tmp_path: Path, config
     folder = write_hearts(tmp_path / "data", FREE)
     task = tmp_path / "left.toml"
     task.write_text(
-        'name = "left-ventricle"\nmodalities = ["MRI"]\nlabel_values = [0, 1, 2, 3]\n'
+        'name = "left-ventricle"\nmodalities = ["MRI"]\nlabel_values = [0, 1, 2, 3]\npatch = [12, 12, 6]\n'
         '[[structures]]\nname = "left ventricle"\nlabels = [3]\n'
     )
     asked = ["--data", folder, "--task", task, "--config", config]
@@ -137,6 +119,24 @@ def test_ones_own_task_is_trained_evaluated_and_simulated(tmp_path: Path, config
     task.write_text(task.read_text().replace("labels = [3]", "labels = [5]"))
     line = one_line(run("train", *asked, "--out", tmp_path / "no", code=1))
     assert f"{task}: structure 'left ventricle' of task 'left-ventricle' must use labels of" in line
+
+
+def test_the_example_of_ones_own_task_is_trained_and_predicts(tmp_path: Path, config: Path) -> None:
+    """On folders named as those of BraTS 2023, of which it takes two contrasts by name."""
+    for case in ("BraTS-MET-00001-000", "BraTS-MET-00002-000"):
+        generator, label = np.random.default_rng(0), np.zeros((14, 14, 8), np.int16)
+        label[3:6, 3:9, 2:6], label[6:9, 3:9, 2:6] = 2, 3
+        place = tmp_path / "data" / case
+        place.mkdir(parents=True)
+        for name in ("t1n", "t1c", "t2w", "t2f", "seg"):
+            array = label if name == "seg" else 100 * label + generator.integers(50, 90, label.shape).astype(np.int16)
+            nib.save(nib.Nifti1Image(array, np.eye(4)), place / f"{case}-{name}.nii.gz")
+    asked = ["--data", tmp_path / "data", "--task", EXAMPLE, "--config", config]
+    run("train", *asked, "--epochs", 1, "--out", tmp_path / "model")
+    model = tmp_path / "model" / "model.safetensors"
+    assert load_task(model).modalities == ("t1ce", "flair")
+    run("predict", "--model", model, "--image", tmp_path / "data", "--out", tmp_path / "labels")
+    assert len(list((tmp_path / "labels").iterdir())) == 2
 
 
 @pytest.mark.parametrize("command", ["train", "simulate"])
