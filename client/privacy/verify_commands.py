@@ -16,7 +16,7 @@ from client.privacy.promise import fewest_patients, make_promise, read_promises
 from client.privacy.settings import PrivacySettings
 from client.privacy.verifier import Finding, Pipeline, Verdict, model_findings, verify
 from segformer3d.checkpoint import load
-from segformer3d.errors import ConfigurationError, SegfedError
+from segformer3d.errors import CheckpointError, ConfigurationError, SegfedError
 from segformer3d.fit import initial_model
 from segformer3d.model import SegFormer3D
 from segformer3d.tasks import Task, adjust, named_task, task_from_json
@@ -47,7 +47,7 @@ def verify_and_print(file: str, model: str | None) -> None:
 
     Raises:
         ConfigurationError: the file is none of these, or a value breaks its rule.
-        CheckpointError: the model cannot be read.
+        CheckpointError: the model cannot be read, or the run folder is damaged.
         UnprovenError: no claim can be proved.
     """
     asked = read_configuration(Path(file))
@@ -102,6 +102,7 @@ def read_configuration(path: Path) -> Configuration:
 
     Raises:
         ConfigurationError: it is none of these, or a value breaks its rule.
+        CheckpointError: the run folder is damaged.
     """
     values, patients = _run_settings(path) if path.is_dir() else (read_toml(path, _EXPECTED), None)
     settings = PrivacySettings.of_run(values, patients)
@@ -126,13 +127,19 @@ def _run_settings(folder: Path) -> tuple[dict[str, Any], int | None]:
 
     With it the patients of the smallest site of a simulation: they are known once they have been dealt out.
     """
-    if (folder / "federation.json").is_file():
-        return _json(folder / "federation.json"), None
-    if not (folder / "run.json").is_file():
+    coordinated, simulated, summary = (folder / name for name in ("federation.json", "run.json", "summary.json"))
+    if not (coordinated.is_file() or simulated.is_file()):
         raise ConfigurationError(f"{folder} is no run folder: it has neither federation.json nor run.json")
-    run, summary = _json(folder / "run.json"), folder / "summary.json"
-    patients = fewest_patients(read_promises(_json(summary))) if summary.is_file() else None
-    return {**run["settings"], "task": run["task"]}, patients
+    try:
+        if coordinated.is_file():
+            return {**_json(coordinated)}, None
+        run = _json(simulated)
+        patients = fewest_patients(read_promises(_json(summary))) if summary.is_file() else None
+        return {**run["settings"], "task": run["task"]}, patients
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{folder} is damaged, or was made by another version ({error}); verify it with the version that made it"
+        ) from error
 
 
 def _json(path: Path) -> Any:
