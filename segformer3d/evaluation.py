@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial, reduce
 from operator import add
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -114,6 +115,29 @@ def evaluate_predictor(
     return _evaluate(Contest(task, protocol, partial(masks_of, predict), rival), cases, out, seed, on_case)
 
 
+def score_cases(
+    model: SegFormer3D,
+    task: Task,
+    cases: Sequence[CaseFiles],
+    *,
+    device: torch.device,
+    protocol: Protocol | None = None,
+) -> tuple[tuple[CaseResult, ...], tuple[SetAside, ...]]:
+    """The scores of every case, as `evaluate` measures them, and the cases that could not be used; nothing is written.
+
+    Args:
+        model: a model of the task.
+        task: what is segmented.
+        cases: labelled cases.
+        device: where the model predicts.
+        protocol: how to measure; None is the task's default.
+    """
+    forecast = partial(_forecast, model, task, device, None)
+    contest = _Contest(task, protocol or choose_protocol(task.name), forecast, None)
+    measured, set_aside = _measure(contest, cases, None)
+    return tuple(case.result for case in measured), tuple(set_aside)
+
+
 def check_comparable(task: Task, rival: Rival) -> None:
     """Check that a second model segments the same in the same.
 
@@ -211,4 +235,5 @@ def _draw(contest: Contest, cases: Sequence[CaseFiles], evaluation: Evaluation, 
         image, (predicted, _) = seen.volume.image[0][seen.place], contest.forecast(seen)
         for rank in (rank for rank, holder in ranks.items() if holder is case):
             title = f"{rank} case, mean Dice {case.mean_dice:.3f}"
-            overlay(out / f"overlay-{rank}.png", image, seen.truth, predicted, seen.volume.spacing, title, names)
+            at: Literal["structure", "error"] = "error" if rank == "worst" else "structure"
+            overlay(out / f"overlay-{rank}.png", image, seen.truth, predicted, seen.volume.spacing, title, names, at)
