@@ -132,9 +132,9 @@ def score_cases(
         device: where the model predicts.
         protocol: how to measure; None is the task's default.
     """
-    forecast = partial(_forecast, model, task, device, None)
-    contest = _Contest(task, protocol or choose_protocol(task.name), forecast, None)
-    measured, set_aside = _measure(contest, cases, None)
+    forecast = partial(forecast_of, model, task, device, None)
+    contest = Contest(task, protocol or choose_protocol(task.name), forecast, None)
+    measured, set_aside = measure_cases(contest, cases, None)
     return tuple(case.result for case in measured), tuple(set_aside)
 
 
