@@ -41,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
         ("simulate", _simulate_options, "a federation of hospitals on this machine", _SIMULATE),
         ("warm-start", _warm_start_options, "a model from made-up patients, for private runs", _WARM_START),
         ("train", _train_options, "train on one folder of cases, without a federation", _TRAIN),
+        ("data", _data_options, "bring data: import", _DATA),
         ("predict", _predict_options, "write label maps for images", _PREDICT),
         ("evaluate", _evaluate_options, "measure a model on labelled cases", _EVALUATE),
         ("site", _site_options, "a hospital's end of a federation", _SITE),
@@ -63,6 +64,7 @@ _WARM_START = (
     "Make up cases of a task (no patient is behind them) and train on them: a model for private runs to begin with."
 )
 _TRAIN = "Train on the cases of one folder: the pooled or single-site baseline."
+_DATA = "Bring a hospital's data: import DICOM series as NIfTI without identifiers."
 _PREDICT = "Write NAME.nii.gz for each image, in the image's own space, orientation and spacing."
 _EVALUATE = "Dice, HD95 (mm) and surface Dice of a model on labelled cases, in their own space."
 _SITE = "Join a federation from a hospital: init, check, join, status. Only outbound connections are made."
@@ -126,11 +128,44 @@ def _train_options(command: argparse.ArgumentParser) -> None:
     add("--out", metavar="DIR", required=True, help="folder for the model")
 
 
+def _data_options(command: argparse.ArgumentParser) -> None:
+    deeds = command.add_subparsers(dest="deed", required=True, metavar="DEED")
+    add = _said(deeds, "import", "DICOM series to NIfTI, without identifiers").add_argument
+    add("source", metavar="DIR", nargs="+", help="folders of DICOM files, searched to the last subfolder")
+    add("--out", metavar="DIR", required=True, help="dataset folder to write, or to add to")
+    add("--task", metavar="NAME", help="what is to be segmented: reads labels, and refuses other modalities")
+    add(*_CONTRAST, **_CONTRAST_SAYS)
+    add(
+        "--structure",
+        metavar="NAME=PATTERN",
+        action="append",
+        default=[],
+        help="what a structure of the task is called in the labels (default: its name); once for each structure",
+    )
+
+
+_CONTRAST = ("--contrast",)
+_CONTRAST_SAYS: Mapping[str, Any] = {
+    "metavar": "NAME=PATTERN",
+    "action": "append",
+    "default": [],
+    "help": "which DICOM series is a contrast, by description or protocol (flair=*FLAIR*); once for each contrast",
+}
+
+
 def _predict_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--model", metavar="FILE", required=True, help="model file")
-    add("--image", metavar="PATH", required=True, help="one NIfTI image, or a folder of them")
+    add("--image", metavar="PATH", required=True, help="one NIfTI image, a folder of them, or DICOM series")
     add("--task", metavar="NAME", help="for models that do not say their task")
+    add(*_CONTRAST, **_CONTRAST_SAYS)
+    add(
+        "--format",
+        dest="label_format",
+        metavar="NAME",
+        default="nifti",
+        help="of the labels: nifti, or dicom-seg for DICOM series (default nifti)",
+    )
     add(
         "--mirror",
         action=argparse.BooleanOptionalAction,
@@ -284,6 +319,7 @@ _SERVER_DEEDS = {
 }
 
 
+_DATA_DEEDS = {"import": "segformer3d.dicom.commands:import_and_print"}
 _PRIVACY_DEEDS = {
     "verify": "client.privacy.verify_commands:verify_and_print",
     "audit": "client.privacy.audit_commands:audit_and_print",
@@ -312,6 +348,7 @@ COMMANDS: Mapping[str, Callable[[dict[str, Any]], None]] = {
     "simulate": _simulate,
     "train": _train,
     "warm-start": partial(_do, "simulations.warm_start:warm_start_and_print"),
+    "data": partial(_do, _DATA_DEEDS),
     "predict": partial(_do, "segformer3d.commands:predict_and_print"),
     "evaluate": partial(_do, "segformer3d.commands:evaluate_and_print"),
     "site": partial(_do, _SITE_DEEDS),

@@ -69,7 +69,7 @@ def find_images(path: Path) -> tuple[CaseFiles, ...]:
         return find_cases(path)
     cases = tuple(CaseFiles(name, files, None) for name, files in _grouped(_nifti_files(path)).items())
     if not cases:
-        raise DataError(f"there is no NIfTI image (.nii or .nii.gz) at {path}")
+        raise DataError(f"there is no NIfTI image (.nii or .nii.gz) and no DICOM series at {path}")
     return cases
 
 

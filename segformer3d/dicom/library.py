@@ -1,0 +1,122 @@
+"""pydicom, used so that it says nothing by itself: it quotes values in its warnings, and they may be a patient's."""
+
+import logging
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from segformer3d.errors import CaseError, DataError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+_PREAMBLE, _MAGIC = 128, b"DICM"
+# Old archives leave the preamble out: such a file begins with an element of group 0002 or 0008.
+_FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
+_LOGGERS = ("pydicom", "highdicom")
+
+# What pydicom and highdicom raise, besides their own errors, when a file does not hold what they look for.
+_COMMON_ERRORS = (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, OverflowError)
+_RARE_ERRORS = (MemoryError, AssertionError, struct.error, zlib.error)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """The libraries neither warn nor log nor check values that nobody asks for."""
+    from pydicom import config
+
+    levels = {name: logging.getLogger(name).level for name in _LOGGERS}
+    with warnings.catch_warnings(), config.disable_value_validation():
+        warnings.simplefilter("ignore")
+        for name in _LOGGERS:
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+
+
+@contextmanager
+def refusing(text: str) -> Iterator[None]:
+    """Whatever the libraries fail with on a file becomes one line without their words.
+
+    For bodies that do nothing but call them and convert what they return.
+
+    Raises:
+        CaseError: with this text.
+    """
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    try:
+        with quietly():
+            yield
+    except CaseError:
+        raise
+    except (*_COMMON_ERRORS, *_RARE_ERRORS, InvalidDicomError, BytesLengthException) as error:
+        raise CaseError(text) from error
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file looks like DICOM, by its first bytes; what cannot be opened does not."""
+    return _has_magic(_head(path)) or _lacks_preamble(_head(path))
+
+
+def is_dicom_source(path: Path) -> bool:
+    """Whether a path is a DICOM file, or a folder with one somewhere below it and no NIfTI dataset in it."""
+    if path.is_file():
+        return is_dicom(path)
+    if any((path / name).exists() for name in ("dataset.json", "images")) or any(path.glob("*.nii*")):
+        return False
+    return any(is_dicom(file) for file in files_below(path))
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Every file below a folder, or the file itself, sorted; hidden ones left out.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    if folder.is_file():
+        yield folder
+    for where, folders, files in os.walk(folder, onerror=_unreadable_folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(where, name) for name in sorted(files) if not name.startswith("."))
+
+
+def read_header(path: Path, keywords: tuple[str, ...] | None = None) -> "Dataset":
+    """A file's elements before the pixels: those of these keywords, or all.
+
+    Raises:
+        CaseError: it is damaged.
+    """
+    from pydicom import dcmread
+
+    with refusing("a DICOM file is truncated or damaged; export its series again"):
+        force = _lacks_preamble(_head(path))
+        return dcmread(path, stop_before_pixels=True, force=force, specific_tags=list(keywords) if keywords else None)
+
+
+def _unreadable_folder(error: OSError) -> None:
+    raise DataError(f"a folder cannot be read ({error.strerror}); give this account the right to read it") from error
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_PREAMBLE + len(_MAGIC))
+    except OSError:
+        return b""
+
+
+def _has_magic(head: bytes) -> bool:
+    return head[_PREAMBLE:] == _MAGIC
+
+
+def _lacks_preamble(head: bytes) -> bool:
+    return len(head) > 8 and head[:2] in _FIRST_GROUPS and not _has_magic(head)
