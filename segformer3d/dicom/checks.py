@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from segformer3d.dicom.geometry import Grid, Points, make_grid, normal_of, positions_of
-from segformer3d.dicom.headers import APART, Instance, Plane
-from segformer3d.dicom.series import VOLUMES, Series
+from segformer3d.dicom.instances import APART, VOLUMES, Instance, Plane
+from segformer3d.dicom.series import Series
 from segformer3d.errors import CaseError
 
 FEWEST_SLICES = 3
@@ -67,7 +67,8 @@ def check_series(series: Series, modality: str | None = None) -> Scan:
 def _check_whole(series: Series) -> None:
     if series.damaged_beside:
         raise CaseError(
-            f"{series.damaged_beside} empty, unreadable or damaged files lie among its slices; export the series again"
+            f"{series.damaged_beside} files among its slices are empty, damaged or without pixels; export the series "
+            "again"
         )
     if series.conflicting:
         raise CaseError(
@@ -109,13 +110,15 @@ def _photometric(wrong: str) -> str:
 
 def _check_decoders(planes: Sequence[Plane]) -> None:
     from pydicom.pixels.decoders.base import get_decoder
-    from pydicom.uid import UID
+    from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
     for syntax in sorted({plane.encoding for plane in planes}):
         try:
             usable = get_decoder(UID(syntax)).is_available
         except NotImplementedError as error:
             raise CaseError("its pixels are encoded in an unknown way; export it uncompressed") from error
+        if syntax == DeflatedExplicitVRLittleEndian and planes[0].frame is not None:
+            raise CaseError("it is a deflated multi-frame file, which cannot be read by frames; export it uncompressed")
         if not usable:
             package = next((name for start, name in _DECODERS.items() if syntax.startswith(start)), _OTHER_DECODER)
             raise CaseError(

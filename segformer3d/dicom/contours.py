@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segformer3d.dicom.geometry import Grid, Points
-from segformer3d.dicom.headers import Instance
+from segformer3d.dicom.instances import Instance
 from segformer3d.dicom.library import read_header, refusing
 from segformer3d.errors import CaseError
 
@@ -45,7 +45,7 @@ def read_contours(instance: Instance, grid: Grid, chosen: Sequence[Sequence[int]
         numbers = [int(item.ROINumber) for item in header.StructureSetROISequence]
         contours = {
             int(item.ReferencedROINumber): _areas(item.get("ContourSequence") or [])
-            for item in header.get("ROIContourSequence") or []
+            for item in header.ROIContourSequence
         }
     return [_union([contours.get(numbers[place], []) for place in places], grid) for places in chosen]
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from segformer3d.dicom.headers import Plane
+from segformer3d.dicom.instances import Plane
 from segformer3d.errors import CaseError
 
 Points = NDArray[np.float64]

@@ -1,22 +1,16 @@
-"""What the headers of DICOM files say: of each file its series, and of each slice where it lies.
-
-Classic files hold one slice. Enhanced (multi-frame) files hold many, whose positions stand in functional groups that
-all frames share or that each has for itself. From here on both are the same: planes.
-"""
+"""Headers of DICOM files to instances: of each file its series, and of each slice where it lies."""
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segformer3d.dicom.library import quietly, read_header, refusing
+from segformer3d.dicom.instances import APART, Instance, Numbers, Plane, Scanner
+from segformer3d.dicom.library import read_to_pixels, refusing
 from segformer3d.errors import CaseError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
-
-Numbers = tuple[float, ...]
 
 _IDENTITY = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "Modality")
 _CHOICE = ("SeriesDescription", "ProtocolName", "ImageType", "BurnedInAnnotation", "ImagesInAcquisition")
@@ -27,17 +21,6 @@ _VALUES = ("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence")
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _LABELS = ("ReferencedSeriesSequence", "ReferencedFrameOfReferenceSequence", "SegmentSequence")
 _ROIS = ("StructureSetROISequence",)
-# What tells slices at one position apart: said when a series is refused for them.
-APART = {
-    "TemporalPositionIdentifier": "time point",
-    "EchoTime": "echo time",
-    "InversionTime": "inversion time",
-    "DiffusionBValue": "b-value",
-    "TriggerTime": "trigger time",
-    "FlipAngle": "flip angle",
-    "AcquisitionNumber": "acquisition",
-    "ImageType": "kind of image",
-}
 _KEYWORDS = (*_IDENTITY, *_CHOICE, *_SCANNER, *_PIXELS, *_PLACE, *_VALUES, *_GROUPS, *_LABELS, *_ROIS, *APART)
 
 DIRECTORY = "1.2.840.10008.1.3.10"  # DICOMDIR, the list of contents of a disc
@@ -50,104 +33,20 @@ _ENCODINGS: Mapping[object, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Plane:
-    """One slice, as its header describes it; lengths and directions that the header does not give are NaN.
-
-    Attributes:
-        path: its file.
-        frame: its number in a multi-frame file, from 0, or None in a classic one.
-        position: centre of the first voxel in mm, LPS (x to the left, y to the back, z up).
-        orientation: directions in which column and row numbers grow (six cosines, LPS).
-        spacing: mm from row to row, and from column to column.
-        size: rows and columns.
-        slope, intercept: a stored value v stands for slope * v + intercept.
-        bits: bits of a stored value, 0 where the header does not say, and whether it is signed.
-        encoding: UID of the transfer syntax.
-    """
-
-    path: Path
-    frame: int | None
-    position: Numbers
-    orientation: Numbers
-    spacing: Numbers
-    size: tuple[int, int]
-    slope: float
-    intercept: float
-    bits: tuple[int, bool]
-    encoding: str
-
-
-@dataclass(frozen=True, slots=True)
-class Scanner:
-    """What is kept of the machine, for strata: texts without control characters, field strength in tesla."""
-
-    manufacturer: str
-    model: str
-    field_strength: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Instance:
-    """One DICOM file of an image or a label object. It holds identifiers, and never leaves the memory.
-
-    Attributes:
-        path: the file.
-        sop_class, uid, series, study, frame_of_reference: its UIDs; "" where the file does not say.
-        patient: the Patient ID, "" where there is none.
-        modality: CT, MR, PT, SEG, RTSTRUCT, ...
-        texts: series description and protocol name.
-        photometric: photometric interpretation, with the number of samples behind it if that is not 1.
-        localizer, burned_in, looked_up: a scout, an image with text in its pixels, values that need a look-up table.
-        announced: images that the acquisition has, where the header says.
-        apart: values that tell slices at one position apart, in the order of `APART`.
-        scanner: what is kept of the machine.
-        planes: its slices.
-        references: series UIDs that a label object is about.
-        structures: what a label object calls its structures.
-    """
-
-    path: Path
-    sop_class: str
-    uid: str
-    series: str
-    study: str
-    frame_of_reference: str
-    patient: str
-    modality: str
-    texts: tuple[str, str]
-    photometric: str
-    localizer: bool
-    burned_in: bool
-    looked_up: bool
-    announced: int | None
-    apart: tuple[str, ...]
-    scanner: Scanner
-    planes: tuple[Plane, ...]
-    references: tuple[str, ...]
-    structures: tuple[str, ...]
-
-
 def read_instance(path: Path) -> Instance:
     """A file's header.
 
     Raises:
-        CaseError: the file is damaged, or says of which series it is no part.
+        CaseError: the file is damaged, holds an image without pixels, or does not say which series it is part of.
     """
-    header = read_header(path, _KEYWORDS)
+    header, has_more = read_to_pixels(path, _KEYWORDS)
     with refusing("the header of a DICOM file is damaged; export its series again"):
         instance = _instance(path, header)
-    if not (instance.uid and instance.series) and instance.sop_class != DIRECTORY:
+    if instance.sop_class != DIRECTORY and not (instance.uid and instance.series):
         raise CaseError("a DICOM file does not say which series it is part of; export its series again")
+    if instance.is_image and not has_more:
+        raise CaseError("a DICOM file ends before its pixels; export its series again")
     return instance
-
-
-def has_pixels(path: Path) -> bool:
-    """Whether a DICOM file has pixel data at all; reads the whole file."""
-    from pydicom import dcmread
-
-    with quietly():
-        return "PixelData" in dcmread(path, force=True)
 
 
 def frame_groups(header: "Dataset") -> "list[tuple[Dataset, Dataset]]":
@@ -244,8 +143,13 @@ def _references(header: "Dataset") -> tuple[str, ...]:
     return tuple(dict.fromkeys(_text(item, "SeriesInstanceUID") for item in named))
 
 
+def segments_of(header: "Dataset") -> "list[Dataset]":
+    """The descriptions of a segmentation's segments, without the background that label maps describe as number 0."""
+    return [item for item in header.get("SegmentSequence") or [] if int(item.SegmentNumber) > 0]
+
+
 def _structures(header: "Dataset") -> tuple[str, ...]:
-    segments = [_text(item, "SegmentLabel") for item in header.get("SegmentSequence") or []]
+    segments = [_text(item, "SegmentLabel") for item in segments_of(header)]
     return (*segments, *(_text(item, "ROIName") for item in header.get("StructureSetROISequence") or []))
 
 

@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segformer3d.dicom.contours import read_contours
-from segformer3d.dicom.headers import Instance
+from segformer3d.dicom.instances import CONTOURS, Instance
 from segformer3d.dicom.segments import read_segments
 from segformer3d.dicom.selection import Case, Wish
-from segformer3d.dicom.series import CONTOURS
 from segformer3d.errors import CaseError
 from segformer3d.tasks import Task
 

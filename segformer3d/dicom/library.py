@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _PREAMBLE, _MAGIC = 128, b"DICM"
 # Old archives leave the preamble out: such a file begins with an element of group 0002 or 0008.
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
+_UNDEFINED = 0xFFFFFFFF  # the length of an element that ends with a mark
 _LOGGERS = ("pydicom", "highdicom")
 
 # What pydicom and highdicom raise, besides their own errors, when a file does not hold what they look for.
@@ -67,6 +68,11 @@ def is_dicom(path: Path) -> bool:
     return _has_magic(_head(path)) or _lacks_preamble(_head(path))
 
 
+def is_blank(path: Path) -> bool:
+    """Whether a file begins with nothing: empty, zeros where DICOM would begin (a copy that broke off), unreadable."""
+    return not any(_head(path))
+
+
 def is_dicom_source(path: Path) -> bool:
     """Whether a path is a DICOM file, or a folder with one somewhere below it and no NIfTI dataset in it."""
     if path.is_file():
@@ -84,6 +90,7 @@ def files_below(folder: Path) -> Iterator[Path]:
     """
     if folder.is_file():
         yield folder
+        return
     for where, folders, files in os.walk(folder, onerror=_unreadable_folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(where, name) for name in sorted(files) if not name.startswith("."))
@@ -95,11 +102,35 @@ def read_header(path: Path, keywords: tuple[str, ...] | None = None) -> "Dataset
     Raises:
         CaseError: it is damaged.
     """
-    from pydicom import dcmread
+    return read_to_pixels(path, keywords)[0]
 
-    with refusing("a DICOM file is truncated or damaged; export its series again"):
-        force = _lacks_preamble(_head(path))
-        return dcmread(path, stop_before_pixels=True, force=force, specific_tags=list(keywords) if keywords else None)
+
+def read_to_pixels(path: Path, keywords: tuple[str, ...] | None = None) -> "tuple[Dataset, bool]":
+    """The same, and whether something follows: a file that was cut off within its header reads like a shorter one.
+
+    Raises:
+        CaseError: it is damaged.
+    """
+    from pydicom import dcmread
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    force, tags = _lacks_preamble(_head(path)), list(keywords) if keywords else None
+    with refusing("a DICOM file is truncated or damaged; export its series again"), path.open("rb") as file:
+        header = dcmread(file, stop_before_pixels=True, force=force, specific_tags=tags)
+        more = file.tell() < path.stat().st_size
+        _check_lengths(header)
+        # A deflated file has been read as a whole; its own checksum says whether it was cut off.
+        return header, more or header.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
+
+
+def _check_lengths(header: "Dataset") -> None:
+    """Pydicom takes the value of an element that a file ends in as it is."""
+    from pydicom.dataelem import RawDataElement
+
+    for tag in header.keys():  # noqa: SIM118 - the values would be decoded
+        raw = header.get_item(tag)
+        if isinstance(raw, RawDataElement) and raw.value is not None and _UNDEFINED != raw.length > len(raw.value):
+            raise EOFError
 
 
 def _unreadable_folder(error: OSError) -> None:

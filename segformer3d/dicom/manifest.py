@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segformer3d.dicom.checks import Scan
-from segformer3d.dicom.headers import Instance
+from segformer3d.dicom.instances import VOLUMES, Instance
 from segformer3d.dicom.labels import CaseLabel
 from segformer3d.dicom.pseudonyms import PRIVATE, Pseudonyms
 from segformer3d.dicom.selection import Case, Refused, Selected
-from segformer3d.dicom.series import VOLUMES, Found
+from segformer3d.dicom.series import Found
 from segformer3d.errors import DataError
 from segformer3d.files import write_json
 from segformer3d.tasks import Task, read_description

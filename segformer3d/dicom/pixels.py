@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segformer3d.dicom.checks import Scan
-from segformer3d.dicom.headers import Plane, has_pixels
+from segformer3d.dicom.instances import Plane
 from segformer3d.dicom.library import refusing
 from segformer3d.errors import CaseError
 
@@ -61,21 +61,24 @@ def _put(slice_IJ: Voxels, values_IJ: NDArray[np.float64]) -> None:
 
 def _decode(plane: Plane, number: int, count: int) -> NDArray[np.float64]:
     """(rows, columns) in the units of the scan."""
-    from pydicom.pixels.utils import pixel_array
-
-    try:
-        with refusing(f"slice {number + 1} of {count} is truncated or damaged; export the series again"):
-            stored_RC = pixel_array(plane.path, index=plane.frame, transfer_syntax_uid=plane.encoding)
-    except CaseError:
-        _check_pixels(plane, number, count)
-        raise
+    where = f"slice {number + 1} of {count}"
+    with refusing(f"{where} is truncated or damaged; export the series again"):
+        stored_RC = _stored(plane)
+    if stored_RC is None:
+        raise CaseError(f"{where} has no pixel data; export the series with its images")
     if stored_RC.shape != plane.size:
-        raise CaseError(f"slice {number + 1} of {count} has not the size that its header says; export the series again")
+        raise CaseError(f"{where} has not the size that its header says; export the series again")
     return stored_RC.astype(np.float64) * plane.slope + plane.intercept
 
 
-def _check_pixels(plane: Plane, number: int, count: int) -> None:
-    with refusing(f"slice {number + 1} of {count} is truncated or damaged; export the series again"):
-        there = has_pixels(plane.path)
-    if not there:
-        raise CaseError(f"slice {number + 1} of {count} has no pixel data; export the series with its images")
+def _stored(plane: Plane) -> NDArray[Any] | None:
+    """The stored values (rows, columns) of a plane, or None where the file has none."""
+    from pydicom import dcmread
+    from pydicom.pixels.utils import pixel_array
+    from pydicom.uid import UID
+
+    if plane.frame is not None:  # reads no more than this frame
+        return pixel_array(plane.path, index=plane.frame, transfer_syntax_uid=UID(plane.encoding))
+    dataset = dcmread(plane.path, force=True)
+    dataset.file_meta.TransferSyntaxUID = UID(plane.encoding)
+    return dataset.pixel_array if "PixelData" in dataset else None

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segformer3d.dicom.geometry import Grid
-from segformer3d.dicom.headers import Instance
+from segformer3d.dicom.headers import segments_of
+from segformer3d.dicom.instances import Instance
 from segformer3d.dicom.library import refusing
 from segformer3d.errors import CaseError
 
@@ -36,7 +37,7 @@ def read_segments(instance: Instance, grid: Grid, chosen: Sequence[Sequence[int]
 
     with refusing(_DAMAGED):
         segmentation = segread(instance.path)
-        numbers = [int(item.SegmentNumber) for item in segmentation.SegmentSequence]
+        numbers = [int(item.SegmentNumber) for item in segments_of(segmentation)]
         fractional = segmentation.segmentation_type.value == "FRACTIONAL"
     if fractional:
         raise CaseError(_FRACTIONAL)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from segformer3d.dicom.checks import Scan, check_series
-from segformer3d.dicom.headers import Instance
+from segformer3d.dicom.instances import Instance
 from segformer3d.dicom.pseudonyms import Pseudonyms
 from segformer3d.dicom.series import Found, Series
 from segformer3d.errors import CaseError, ConfigurationError

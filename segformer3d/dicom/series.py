@@ -10,24 +10,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from segformer3d.dicom.headers import Instance, read_instance
-from segformer3d.dicom.library import files_below, is_dicom
+from segformer3d.dicom.headers import read_instance
+from segformer3d.dicom.instances import Instance
+from segformer3d.dicom.library import files_below, is_blank, is_dicom
 from segformer3d.errors import CaseError, DataError
-
-# What holds slices of one scan, with the modality.
-VOLUMES = {
-    "1.2.840.10008.5.1.4.1.1.2": "CT",
-    "1.2.840.10008.5.1.4.1.1.2.1": "CT",  # enhanced: many slices in one file
-    "1.2.840.10008.5.1.4.1.1.2.2": "CT",  # enhanced, converted from single slices
-    "1.2.840.10008.5.1.4.1.1.4": "MR",
-    "1.2.840.10008.5.1.4.1.1.4.1": "MR",
-    "1.2.840.10008.5.1.4.1.1.4.4": "MR",
-    "1.2.840.10008.5.1.4.1.1.128": "PT",
-    "1.2.840.10008.5.1.4.1.1.130": "PT",
-    "1.2.840.10008.5.1.4.1.1.128.1": "PT",
-}
-SEGMENTATION = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # of masks, of a label map
-CONTOURS = ("1.2.840.10008.5.1.4.1.1.481.3",)
 
 
 @dataclass(frozen=True)
@@ -89,7 +75,11 @@ def find_series(paths: Sequence[Path], on_file: Callable[[int], None] = lambda c
         sorted_out.add(file)
         on_file(count)
     if not sorted_out.instances:
-        raise DataError(f"{' and '.join(map(str, paths))} holds no DICOM file that can be read")
+        damaged = sorted_out.damaged.total()
+        raise DataError(
+            f"{' and '.join(map(str, paths))} holds no DICOM file that can be read"
+            + (f": {damaged} files are empty, damaged or without pixels; export them again" if damaged else "")
+        )
     return sorted_out.found()
 
 
@@ -103,7 +93,7 @@ class _Sorter:
 
     def add(self, file: Path) -> None:
         self.files += 1
-        if _is_unreadable(file):
+        if is_blank(file):
             self.damaged[file.parent] += 1
         elif not is_dicom(file):
             self.not_dicom += 1
@@ -115,12 +105,11 @@ class _Sorter:
 
     def found(self) -> Found:
         unique, copies, conflicting = _without_copies(self.instances)
-        labels = [instance for instance in unique if _is_label(instance)]
-        images = [instance for instance in unique if not _is_label(instance) and _has_image(instance)]
-        rest = [instance for instance in unique if not _is_label(instance) and not _has_image(instance)]
+        images = [instance for instance in unique if instance.is_image]
+        rest = [instance for instance in unique if not instance.is_image and not instance.is_label]
         return Found(
             series=tuple(self._series(group, conflicting) for group in _by_series(images)),
-            labels=tuple(labels),
+            labels=tuple(instance for instance in unique if instance.is_label),
             files=self.files,
             not_dicom=self.not_dicom,
             damaged=self.damaged.total(),
@@ -133,22 +122,6 @@ class _Sorter:
         return Series(
             tuple(instances), sum(self.damaged[folder] for folder in folders), conflicting[instances[0].series]
         )
-
-
-def _is_unreadable(file: Path) -> bool:
-    try:
-        with file.open("rb") as opened:
-            return not opened.read(1)
-    except OSError:
-        return True
-
-
-def _is_label(instance: Instance) -> bool:
-    return instance.sop_class in (*SEGMENTATION, *CONTOURS)
-
-
-def _has_image(instance: Instance) -> bool:
-    return instance.sop_class in VOLUMES or bool(instance.photometric)
 
 
 def _kind(instance: Instance) -> str:
