@@ -97,9 +97,7 @@ def predict_and_print(
     keep_freed_memory()
     console, where = make_console(), choose_device(device)
     network, chosen = load_model(Path(model), task)
-    cases, refused, way = _find_sources(Path(image), chosen, contrast, label_format, Path(out))
-    for item in refused:
-        console.print(_prediction_line(item), soft_wrap=True)
+    cases, refused, way = _find_sources(Path(image), chosen, contrast, label_format, Path(out), console)
     with progress_bar(console, "predicting") as bar:
         count = itertools.count(1)
 
@@ -113,9 +111,9 @@ def predict_and_print(
 
 
 def _find_sources(
-    path: Path, task: Task, contrast: Sequence[str], label_format: str, out: Path
+    path: Path, task: Task, contrast: Sequence[str], label_format: str, out: Path, console: Console
 ) -> tuple[Sequence[Any], list[SetAside], Way[Any]]:
-    """The cases at a path, what cannot be one, and how they are read and labels written."""
+    """The cases at a path, what cannot be one, and how they are read and labels written; says what is to be known."""
     if label_format not in LABEL_FORMATS:
         raise ConfigurationError(f"--format must be {' or '.join(LABEL_FORMATS)}, got {label_format!r}")
     if not is_dicom_source(path):
@@ -125,7 +123,17 @@ def _find_sources(
     from segformer3d.dicom.predicting import WAYS, find_sources
 
     sources = find_sources(path, task, contrast, out)
-    return sources.cases, [SetAside(item.name, item.reason) for item in sources.refused], WAYS[label_format]
+    refused = [SetAside(item.name, item.reason) for item in sources.refused]
+    lines = [
+        *map(_prediction_line, refused),
+        *sources.notes,
+        f"{out / 'private'} says which series each name stands for",
+    ]
+    if label_format == "dicom-seg":
+        lines.append("DICOM segmentations carry name and id of the patient, as their series do")
+    for line in lines:
+        console.print(line, soft_wrap=True)
+    return sources.cases, refused, WAYS[label_format]
 
 
 def evaluate_and_print(

@@ -43,6 +43,14 @@ class Scan:
         """One of its files, for what all of them say alike."""
         return self.series.instances[0]
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the headers announce but is not there: not sure enough to refuse the scan for it."""
+        announced, there = max(instance.announced or 0 for instance in self.series.instances), len(self.planes)
+        if announced <= there:
+            return ()
+        return (f"its headers announce {announced} images, {there} are here; see that the export is complete",)
+
 
 def check_series(series: Series, modality: str | None = None) -> Scan:
     """A series as a scan.

@@ -14,7 +14,7 @@ from segformer3d.dicom.labels import read_label
 from segformer3d.dicom.manifest import Manifest, count, describe_case, describe_image, describe_label, private_sources
 from segformer3d.dicom.pixels import read_voxels
 from segformer3d.dicom.pseudonyms import Pseudonyms, open_pseudonyms, remember
-from segformer3d.dicom.selection import Case, Refused, Selected, Wish, select
+from segformer3d.dicom.selection import Case, Refused, Selected, Wish, notes_of, select
 from segformer3d.dicom.series import Found, find_series
 from segformer3d.errors import CaseError, DataError
 from segformer3d.files import write_atomic
@@ -115,23 +115,11 @@ def _import(case: Case, order: Order, pseudonyms: Pseudonyms) -> Mapping[str, An
         write_nifti(order.out / file, voxels_IJK, scan.grid.affine)
         images.append(describe_image(scan, file, voxels_IJK, pseudonyms))
     if label is None:
-        return describe_case(case, images, None, announced_notes(case))
+        return describe_case(case, images, None, notes_of(case))
     file = f"labels/{case.name}.nii.gz"
     write_nifti(order.out / file, label.values, case.scans[0].grid.affine)
     described = describe_label(label, file, pseudonyms)
-    return describe_case(case, images, described, [*announced_notes(case), *label.notes])
-
-
-def announced_notes(case: Case) -> list[str]:
-    """What the headers announce but is not there. They are not sure enough to refuse a scan for it."""
-    notes = []
-    for scan in case.scans:
-        announced = max(instance.announced or 0 for instance in scan.series.instances)
-        if announced > len(scan.planes):
-            notes.append(
-                f"its headers announce {announced} images, {len(scan.planes)} are here; see that the export is complete"
-            )
-    return notes
+    return describe_case(case, images, described, [*notes_of(case), *label.notes])
 
 
 def write_nifti(path: Path, voxels_IJK: NDArray[Any], affine: Points) -> None:

@@ -75,7 +75,7 @@ def is_blank(path: Path) -> bool:
 
 def is_dicom_source(path: Path) -> bool:
     """Whether a path is a DICOM file, or a folder with one somewhere below it and no NIfTI dataset in it."""
-    if path.is_file():
+    if not path.is_dir():
         return is_dicom(path)
     if any((path / name).exists() for name in ("dataset.json", "images")) or any(path.glob("*.nii*")):
         return False

@@ -12,7 +12,7 @@ from segformer3d.dicom.manifest import private_sources
 from segformer3d.dicom.pixels import read_voxels
 from segformer3d.dicom.pseudonyms import open_pseudonyms, remember
 from segformer3d.dicom.segmentation_file import check_source, write_segmentation
-from segformer3d.dicom.selection import Case, Refused, contrast_wishes, select
+from segformer3d.dicom.selection import Case, Refused, contrast_wishes, notes_of, select
 from segformer3d.dicom.series import find_series
 from segformer3d.errors import DataError
 from segformer3d.prediction import Slabs, Way, write_label_map
@@ -22,10 +22,11 @@ from segformer3d.volumes import Volume, case_in_memory, to_source
 
 @dataclass(frozen=True)
 class Sources:
-    """The cases to predict, and the series that cannot be."""
+    """The cases to predict, the series that cannot be, and lines about those that can."""
 
     cases: tuple[Case, ...]
     refused: tuple[Refused, ...]
+    notes: tuple[str, ...]
 
 
 def find_sources(path: Path, task: Task, contrasts: Sequence[str], out: Path) -> Sources:
@@ -51,7 +52,8 @@ def find_sources(path: Path, task: Task, contrasts: Sequence[str], out: Path) ->
         first = selected.refused[0] if selected.refused else None
         said = f"; {first.name}: {first.reason}" if first else ": there is no series of images that was asked for"
         raise DataError(f"no series can be predicted{said}")
-    return Sources(selected.cases, selected.refused)
+    notes = tuple(f"{case.name}: note: {note}" for case in selected.cases for note in notes_of(case))
+    return Sources(selected.cases, selected.refused, notes)
 
 
 def read_volume(case: Case, task: Task) -> Volume:

@@ -33,6 +33,7 @@ _MAY_BE_EMPTY = (
     "StudyID",
     "StudyDate",
     "StudyTime",
+    "SliceThickness",
 )
 
 

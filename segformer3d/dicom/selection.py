@@ -140,6 +140,11 @@ def select(found: Found, pseudonyms: Pseudonyms, wishes: Sequence[Wish], task: T
     )
 
 
+def notes_of(case: Case) -> list[str]:
+    """What should be known of a case's scans."""
+    return [note for scan in case.scans for note in scan.notes]
+
+
 def _read_wish(option: str, text: str, names: Sequence[str] | None) -> Wish:
     name, equals, pattern = (part.strip() for part in text.partition("="))
     if not (name and equals and pattern):
