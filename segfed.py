@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from segformer3d.dicom.options import import_options, predict_options
 from segformer3d.errors import ConfigurationError, SegfedError
 
 
@@ -67,6 +68,7 @@ _TRAIN = "Train on the cases of one folder: the pooled or single-site baseline."
 _DATA = "Bring a hospital's data: import DICOM series as NIfTI without identifiers."
 _PREDICT = "Write NAME.nii.gz for each image, in the image's own space, orientation and spacing."
 _EVALUATE = "Dice, HD95 (mm) and surface Dice of a model on labelled cases, in their own space."
+_MIRROR = "average mirrored copies too (default: as the task says)"
 _SITE = "Join a federation from a hospital: init, check, join, status. Only outbound connections are made."
 _SERVER = "Coordinate a federation of hospitals: init, add-site, start, run, status, stop, export."
 _PRIVACY = (
@@ -130,27 +132,7 @@ def _train_options(command: argparse.ArgumentParser) -> None:
 
 def _data_options(command: argparse.ArgumentParser) -> None:
     deeds = command.add_subparsers(dest="deed", required=True, metavar="DEED")
-    add = _said(deeds, "import", "DICOM series to NIfTI, without identifiers").add_argument
-    add("source", metavar="DIR", nargs="+", help="folders of DICOM files, searched to the last subfolder")
-    add("--out", metavar="DIR", required=True, help="dataset folder to write, or to add to")
-    add("--task", metavar="NAME", help="what is to be segmented: reads labels, and refuses other modalities")
-    add(*_CONTRAST, **_CONTRAST_SAYS)
-    add(
-        "--structure",
-        metavar="NAME=PATTERN",
-        action="append",
-        default=[],
-        help="what a structure of the task is called in the labels (default: its name); once for each structure",
-    )
-
-
-_CONTRAST = ("--contrast",)
-_CONTRAST_SAYS: Mapping[str, Any] = {
-    "metavar": "NAME=PATTERN",
-    "action": "append",
-    "default": [],
-    "help": "which DICOM series is a contrast, by description or protocol (flair=*FLAIR*); once for each contrast",
-}
+    import_options(_said(deeds, "import", "DICOM series to NIfTI, without identifiers"))
 
 
 def _predict_options(command: argparse.ArgumentParser) -> None:
@@ -158,19 +140,8 @@ def _predict_options(command: argparse.ArgumentParser) -> None:
     add("--model", metavar="FILE", required=True, help="model file")
     add("--image", metavar="PATH", required=True, help="one NIfTI image, a folder of them, or DICOM series")
     add("--task", metavar="NAME", help="for models that do not say their task")
-    add(*_CONTRAST, **_CONTRAST_SAYS)
-    add(
-        "--format",
-        dest="label_format",
-        metavar="NAME",
-        default="nifti",
-        help="of the labels: nifti, or dicom-seg for DICOM series (default nifti)",
-    )
-    add(
-        "--mirror",
-        action=argparse.BooleanOptionalAction,
-        help="average mirrored copies too (default: as the task says)",
-    )
+    predict_options(command)
+    add("--mirror", action=argparse.BooleanOptionalAction, help=_MIRROR)
     add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)")
     add("--out", metavar="DIR", required=True, help="folder for the label maps")
 
@@ -180,11 +151,7 @@ def _evaluate_options(command: argparse.ArgumentParser) -> None:
     add("--model", metavar="FILE", required=True, help="model file")
     add("--data", metavar="DIR", required=True, help="labelled cases: dataset.json, or images/ and labels/")
     add("--task", metavar="NAME", help="for models that do not say their task")
-    add(
-        "--mirror",
-        action=argparse.BooleanOptionalAction,
-        help="average mirrored copies too (default: as the task says)",
-    )
+    add("--mirror", action=argparse.BooleanOptionalAction, help=_MIRROR)
     add("--seed", type=int, default=0, metavar="S", help="of the bootstrap intervals (default 0)")
     add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)")
     add("--out", metavar="DIR", required=True, help="folder for tables and figures")

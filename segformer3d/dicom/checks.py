@@ -12,6 +12,7 @@ import numpy as np
 
 from segformer3d.dicom.geometry import Grid, Points, make_grid, normal_of, positions_of
 from segformer3d.dicom.instances import APART, VOLUMES, Instance, Plane
+from segformer3d.dicom.library import DEFLATED, decoder_of
 from segformer3d.dicom.series import Series
 from segformer3d.errors import CaseError
 
@@ -117,21 +118,17 @@ def _photometric(wrong: str) -> str:
 
 
 def _check_decoders(planes: Sequence[Plane]) -> None:
-    from pydicom.pixels.decoders.base import get_decoder
-    from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
-
-    for syntax in sorted({plane.encoding for plane in planes}):
-        try:
-            usable = get_decoder(UID(syntax)).is_available
-        except NotImplementedError as error:
-            raise CaseError("its pixels are encoded in an unknown way; export it uncompressed") from error
-        if syntax == DeflatedExplicitVRLittleEndian and planes[0].frame is not None:
+    for encoding in sorted({plane.encoding for plane in planes}):
+        name, usable = decoder_of(encoding)
+        if not name:
+            raise CaseError("its pixels are encoded in an unknown way; export it uncompressed")
+        if encoding == DEFLATED and planes[0].frame is not None:
             raise CaseError("it is a deflated multi-frame file, which cannot be read by frames; export it uncompressed")
         if not usable:
-            package = next((name for start, name in _DECODERS.items() if syntax.startswith(start)), _OTHER_DECODER)
+            package = next((found for start, found in _DECODERS.items() if encoding.startswith(start)), _OTHER_DECODER)
             raise CaseError(
-                f"nothing installed decodes {UID(syntax).name}; run `pip install {package}` where segfed is installed, "
-                "or export it uncompressed"
+                f"nothing installed decodes {name}; run `pip install {package}` where segfed is installed, or export "
+                "it uncompressed"
             )
 
 

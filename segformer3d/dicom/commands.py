@@ -32,7 +32,7 @@ def import_and_print(
         imported = import_series(
             order,
             on_file=lambda files: status.update(f"reading headers: {files} files"),
-            on_case=lambda result: console.print(_line(result), soft_wrap=True),
+            on_case=lambda result: console.print(_line(result), soft_wrap=True, markup=False),
         )
     _print_summary(console, imported, order)
 
@@ -65,25 +65,24 @@ def _print_summary(console: Console, imported: Imported, order: Order) -> None:
     patients = {case["patient"] for case in imported.cases}
     labelled = sum(1 for case in imported.cases if case["label"])
     lines = [
-        f"{found.files} files: {len(found.series)} series, {len(found.labels)} label objects; {_others(imported)}",
-        f"{len(imported.cases)} cases of {len(patients)} patients imported ({labelled} labelled), "
-        f"{len(imported.refused)} refused, {selected.not_asked} series not asked for",
+        f"files: {found.files}; series: {len(found.series)}, label objects: {len(found.labels)}, {_others(imported)}",
+        f"imported: {len(imported.cases)} (patients {len(patients)}, labelled {labelled}); "
+        f"refused: {len(imported.refused)}; not asked for: {selected.not_asked}",
     ]
     if found.labels and order.task is None:
         lines.append("labels were left out: say --task, which says what their label values are")
     if selected.stray_labels:
-        lines.append(f"{selected.stray_labels} label objects are about series that are not here: left out")
+        lines.append(f"label objects about series that are not here, left out: {selected.stray_labels}")
     lines += [
         f"The dataset is in {order.out} (images/, labels/, dataset.json, manifest.json). {order.out / PRIVATE} holds "
         "the key of the names and what they stand for: keep it at the hospital, and leave it out of any copy",
         "Faces are not removed, and this is no certificate of de-identification (docs/dicom.md)",
     ]
     for line in lines:
-        console.print(line, soft_wrap=True)
+        console.print(line, soft_wrap=True, markup=False)
 
 
 def _others(imported: Imported) -> str:
     found = imported.found
-    kinds = [f"{count} {kind}" for kind, count in sorted(found.others.items())]
-    numbers = [f"{found.not_dicom} no DICOM", f"{found.damaged} damaged", f"{found.copies} copies", *kinds]
-    return ", ".join(number for number in numbers if not number.startswith("0 ")) or "nothing else"
+    numbers = {"no DICOM": found.not_dicom, "damaged": found.damaged, "copies": found.copies, **found.others}
+    return ", ".join(f"{kind}: {number}" for kind, number in numbers.items() if number) or "nothing else"

@@ -19,6 +19,7 @@ _PREAMBLE, _MAGIC = 128, b"DICM"
 # Old archives leave the preamble out: such a file begins with an element of group 0002 or 0008.
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
 _UNDEFINED = 0xFFFFFFFF  # the length of an element that ends with a mark
+DEFLATED = "1.2.840.10008.1.2.1.99"  # a transfer syntax: everything behind the file meta information is compressed
 _LOGGERS = ("pydicom", "highdicom")
 
 # What pydicom and highdicom raise, besides their own errors, when a file does not hold what they look for.
@@ -112,7 +113,6 @@ def read_to_pixels(path: Path, keywords: tuple[str, ...] | None = None) -> "tupl
         CaseError: it is damaged.
     """
     from pydicom import dcmread
-    from pydicom.uid import DeflatedExplicitVRLittleEndian
 
     force, tags = _lacks_preamble(_head(path)), list(keywords) if keywords else None
     with refusing("a DICOM file is truncated or damaged; export its series again"), path.open("rb") as file:
@@ -120,7 +120,28 @@ def read_to_pixels(path: Path, keywords: tuple[str, ...] | None = None) -> "tupl
         more = file.tell() < path.stat().st_size
         _check_lengths(header)
         # A deflated file has been read as a whole; its own checksum says whether it was cut off.
-        return header, more or header.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
+        return header, more or header.file_meta.get("TransferSyntaxUID") == DEFLATED
+
+
+def name_of(uid: str) -> str:
+    """What the standard calls what a UID stands for; "" where it does not know it."""
+    from pydicom.uid import UID
+
+    with quietly():
+        name = UID(uid).name
+    return "" if name == uid else name
+
+
+def decoder_of(encoding: str) -> tuple[str, bool]:
+    """The name of a transfer syntax, "" where pixels cannot be of it, and whether something installed decodes it."""
+    from pydicom.pixels.decoders.base import get_decoder
+    from pydicom.uid import UID
+
+    with quietly():
+        try:
+            return name_of(encoding), get_decoder(UID(encoding)).is_available
+        except NotImplementedError:
+            return "", False
 
 
 def _check_lengths(header: "Dataset") -> None:

@@ -153,7 +153,7 @@ def _read(out: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     before = read_description(out / FILE)
     for name, value in settings.items():
-        if before.get(name) != value:
+        if before.get("cases") and before.get(name) != value:
             raise DataError(
                 f"{out} was imported with {name} {json.dumps(before.get(name))}, now {json.dumps(value)} is asked for; "
                 "choose a new folder"

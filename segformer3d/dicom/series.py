@@ -12,7 +12,7 @@ from pathlib import Path
 
 from segformer3d.dicom.headers import read_instance
 from segformer3d.dicom.instances import Instance
-from segformer3d.dicom.library import files_below, is_blank, is_dicom
+from segformer3d.dicom.library import files_below, is_blank, is_dicom, name_of
 from segformer3d.errors import CaseError, DataError
 
 
@@ -126,10 +126,7 @@ class _Sorter:
 
 def _kind(instance: Instance) -> str:
     """What an object is, by the standard's name of its class."""
-    from pydicom.uid import UID
-
-    name = UID(instance.sop_class).name
-    return "of an unknown kind" if name == instance.sop_class else name.removesuffix(" Storage")
+    return name_of(instance.sop_class).removesuffix(" Storage") or "of an unknown kind"
 
 
 def _by_series(instances: Iterable[Instance]) -> list[list[Instance]]:

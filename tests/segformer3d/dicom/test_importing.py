@@ -324,6 +324,14 @@ def test_a_series_that_was_refused_and_is_whole_now_is_refused_no_more(tmp_path:
     assert manifest(tmp_path / "out")["refused"] == []
 
 
+def test_after_an_import_without_a_case_settings_may_be_others(tmp_path: Path) -> None:
+    """The first try fails, private/series.json says why, and the second one need not choose a new folder."""
+    write_series(tmp_path / "in", description="T1 mprage")
+    with pytest.raises(DataError, match="none of 1 series fits"):
+        run(tmp_path / "in", out=tmp_path / "out", contrasts=CONTRASTS[:1])
+    assert len(run(tmp_path / "in", out=tmp_path / "out", contrasts=(Wish("t1", "*t1*"),)).cases) == 1
+
+
 @pytest.mark.parametrize(
     ("wanted", "said"),
     [

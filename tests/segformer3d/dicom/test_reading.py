@@ -211,6 +211,17 @@ def test_what_is_no_image_is_counted(tmp_path: Path) -> None:
     assert len(found.series) == 1
 
 
+def test_objects_of_unknown_kinds_are_counted(tmp_path: Path) -> None:
+    write_series(tmp_path / "scan")
+    (thing,) = slices_of(noise((4, 4, 1)), oblique_affine())
+    for keyword in ("PixelData", "PhotometricInterpretation"):
+        del thing[keyword]
+    path = save(thing, tmp_path / "thing")
+    kind = str(thing.SOPClassUID).encode()
+    path.write_bytes(path.read_bytes().replace(kind, b"Doe" + kind[3:]))
+    assert dict(find_series([tmp_path]).others) == {"of an unknown kind": 1}
+
+
 def test_copies_count_once(tmp_path: Path) -> None:
     write_series(tmp_path / "first")
     shutil.copytree(tmp_path / "first", tmp_path / "second")

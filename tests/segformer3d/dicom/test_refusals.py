@@ -240,10 +240,12 @@ def test_nothing_installed_decodes_it(tmp_path: Path, syntax: str, package: str)
     assert f"pip install {package}`" in text
 
 
-def test_an_encoding_that_nobody_knows(tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", [b"1.2.840.10008.9.9.9\0", b"1.2.840 Doe \xbb.9.9.9\0"], ids=["unknown", "no uid"])
+def test_an_encoding_that_nobody_knows(tmp_path: Path, encoding: bytes) -> None:
+    """pydicom would warn of what is no UID, and quote it; warnings are errors here."""
     for k, dataset in enumerate(slices_of(noise(), oblique_affine())):
         path = save(dataset, tmp_path / f"{k}")
-        path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.9.9.9\0"))
+        path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2.1\0", encoding))
     assert "encoded in an unknown way" in refusal(tmp_path)
 
 
@@ -305,21 +307,21 @@ def test_wherever_a_file_is_cut_the_series_is_refused(tmp_path: Path) -> None:
     write_series(tmp_path)
     path = tmp_path / "IM0003"
     whole = path.read_bytes()
-    for length in range(0, len(whole), 7):
+    for length in range(0, len(whole), 29):
         path.write_bytes(whole[:length])
         assert refusal(tmp_path)
 
 
 def test_flipped_bytes_never_end_in_another_error(tmp_path: Path) -> None:
-    """300 times some bytes of one file are replaced: the series is refused, or read."""
+    """60 times some bytes of one file are replaced: the series is refused, or read."""
     write_series(tmp_path)
     path = tmp_path / "IM0001"
     whole = path.read_bytes()
     generator = np.random.default_rng(5)
     outcomes = {"read": 0, "refused": 0}
-    for _ in range(300):
+    for _ in range(60):
         broken = bytearray(whole)
-        for place in generator.integers(0, len(whole), 6):
+        for place in generator.integers(0, len(whole), 2):
             broken[place] = generator.integers(256)
         path.write_bytes(bytes(broken))
         try:
@@ -328,7 +330,7 @@ def test_flipped_bytes_never_end_in_another_error(tmp_path: Path) -> None:
             outcomes["read"] += 1
         except CaseError:
             outcomes["refused"] += 1
-    assert outcomes["refused"] > 30
+    assert min(outcomes.values()) > 3
 
 
 # --- Folders ---------------------------------------------------------------------------------------------------------
