@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from segformer3d.dicom.options import import_options, predict_options
 from segformer3d.errors import ConfigurationError, SegfedError
 from segformer3d.toml_file import read_toml
 
@@ -41,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
         ("simulate", _simulate_options, "a federation of hospitals on this machine", _SIMULATE),
         ("warm-start", _warm_start_options, "a model from made-up patients, for private runs", _WARM_START),
         ("train", _train_options, "train on one folder of cases, without a federation", _TRAIN),
+        ("data", _data_options, "bring data: import", _DATA),
         ("predict", _predict_options, "write label maps for images", _PREDICT),
         ("evaluate", _evaluate_options, "measure a model on labelled cases", _EVALUATE),
         ("site", _site_options, "a hospital's end of a federation", _SITE),
@@ -65,8 +67,10 @@ _WARM_START = (
     "Make up cases of a task (no patient is behind them) and train on them: a model for private runs to begin with."
 )
 _TRAIN = "Train on the cases of one folder: the pooled or single-site baseline."
+_DATA = "Bring a hospital's data: import DICOM series as NIfTI without identifiers."
 _PREDICT = "Write NAME.nii.gz for each image, in the image's own space, orientation and spacing."
 _EVALUATE = "Dice, HD95 (mm) and surface Dice of a model on labelled cases, by a protocol and beside a second model."
+_MIRROR = "average mirrored copies too (default: as the task says)"
 _SITE = "Join a federation from a hospital: init, check, join, status. Only outbound connections are made."
 _SERVER = "Coordinate a federation of hospitals: init, add-site, start, run, status, stop, export."
 _PRIVACY = (
@@ -130,16 +134,18 @@ def _train_options(command: argparse.ArgumentParser) -> None:
     add("--out", metavar="DIR", required=True, help="folder for the model")
 
 
+def _data_options(command: argparse.ArgumentParser) -> None:
+    deeds = command.add_subparsers(dest="deed", required=True, metavar="DEED")
+    import_options(_said(deeds, "import", "DICOM series to NIfTI, without identifiers"))
+
+
 def _predict_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--model", metavar="FILE", required=True, help="model file")
-    add("--image", metavar="PATH", required=True, help="one NIfTI image, or a folder of them")
+    add("--image", metavar="PATH", required=True, help="one NIfTI image, a folder of them, or DICOM series")
     add("--task", metavar="NAME", help="for models that do not say their task")
-    add(
-        "--mirror",
-        action=argparse.BooleanOptionalAction,
-        help="average mirrored copies too (default: as the task says)",
-    )
+    predict_options(command)
+    add("--mirror", action=argparse.BooleanOptionalAction, help=_MIRROR)
     add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)")
     add("--out", metavar="DIR", required=True, help="folder for the label maps")
 
@@ -150,11 +156,7 @@ def _evaluate_options(command: argparse.ArgumentParser) -> None:
     add("--data", metavar="DIR", required=True, help="labelled cases, in any layout of docs/data.md")
     add("--task", metavar="NAME", help="for models that do not say their task, or data of another challenge")
     add("--cases", default="all", metavar="WHICH", help="all, or published (held out by the published protocol)")
-    add(
-        "--mirror",
-        action=argparse.BooleanOptionalAction,
-        help="average mirrored copies too (default: as the task says)",
-    )
+    add("--mirror", action=argparse.BooleanOptionalAction, help=_MIRROR)
     add(
         "--protocol",
         metavar="NAME",
@@ -296,6 +298,7 @@ _SERVER_DEEDS = {
 }
 
 
+_DATA_DEEDS = {"import": "segformer3d.dicom.commands:import_and_print"}
 _PRIVACY_DEEDS = {
     "verify": "client.privacy.verify_commands:verify_and_print",
     "audit": "client.privacy.audit_commands:audit_and_print",
@@ -324,6 +327,7 @@ COMMANDS: Mapping[str, Callable[[dict[str, Any]], None]] = {
     "simulate": _simulate,
     "train": _train,
     "warm-start": partial(_do, "simulations.warm_start:warm_start_and_print"),
+    "data": partial(_do, _DATA_DEEDS),
     "predict": partial(_do, "segformer3d.commands:predict_and_print"),
     "evaluate": partial(_do, "segformer3d.commands:evaluate_and_print"),
     "site": partial(_do, _SITE_DEEDS),

@@ -54,7 +54,9 @@ def find_images(path: Path) -> Cases:
     cases = cases or tuple(CaseFiles(name, files, None) for name, files in grouped_channels(nifti_files(path)).items())
     if not cases:
         near = "".join(f" ({name}: {lacks})" for name, lacks in missing.items() if lacks)
-        raise DataError(f"there is no NIfTI image (.nii or .nii.gz) at {path}, and no dataset of a known layout{near}")
+        raise DataError(
+            f"there is no NIfTI image (.nii or .nii.gz), no DICOM series and no dataset of a known layout at {path}{near}"
+        )
     return cases
 
 

@@ -6,6 +6,7 @@ every case is a patient of its own.
 """
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,6 +24,11 @@ class Patient:
 
     name: str
     cases: "tuple[PreparedCase, ...]"
+
+
+def plain_id(patient: str) -> str:
+    """An id as it is compared: P01 and p01 are one patient, and so are the two ways to encode an umlaut."""
+    return unicodedata.normalize("NFKC", patient).casefold().strip()
 
 
 def check_pattern(pattern: str) -> None:

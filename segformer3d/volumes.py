@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import nibabel as nib
 import numpy as np
@@ -31,6 +31,7 @@ from segformer3d.task import Task
 Image = NDArray[np.float32]
 Label = NDArray[np.int16]
 Affine = NDArray[np.float64]
+_Value = TypeVar("_Value", bound=np.generic)
 
 # Two files of one case describe the same grid when their affines agree to this many mm.
 AFFINE_TOLERANCE_MM = 1e-2
@@ -76,12 +77,25 @@ def read_case(files: CaseFiles, task: Task) -> Volume:
     files = for_task(files, task)
     names = _spoken(len(files.images), task)
     parts = [_read(path, name) for path, name in zip(files.images, names, strict=True)]
+    return _assemble(parts, None if files.label is None else _read(files.label, "label"), task)
+
+
+def case_in_memory(images: Sequence[SpatialImage], task: Task) -> Volume:
+    """The same for images that are in memory already, one a contrast.
+
+    Raises:
+        CaseError: images and task do not fit together.
+    """
+    names = _spoken(len(images), task)
+    return _assemble([_reorder(image, name) for image, name in zip(images, names, strict=True)], None, task)
+
+
+def _assemble(parts: "Sequence[_Part]", label_part: "_Part | None", task: Task) -> Volume:
     _check_grids(parts, "the images of its contrasts")
     image = np.concatenate([_channels(part) for part in parts])
     check_image(image, task)
     label = None
-    if files.label is not None:
-        label_part = _read(files.label, "label")
+    if label_part is not None:
         _check_grids([parts[0], label_part], "image and label")
         label = _label_values(label_part, task)
     volume = Volume(image, label, parts[0].canonical_affine, parts[0].source_affine)
@@ -111,6 +125,10 @@ def _read(path: Path, what: str) -> _Part:
     with _unreadable(what):
         _check_gzip(path)
         source = nib.load(path)
+    return _reorder(source, what)
+
+
+def _reorder(source: SpatialImage, what: str) -> _Part:
     _check_header(source, what)
     with _unreadable(what):
         canonical = nib.as_closest_canonical(source)
@@ -252,10 +270,13 @@ def resample_label(label_XYZ: Label, size: Triple) -> Label:
 
 def write_label(path: Path, label_XYZ: Label, volume: Volume) -> None:
     """Write a label map of the volume's RAS grid on the grid, orientation and spacing of the file it came from."""
-    to_source = nib.orientations.ornt_transform(
-        nib.orientations.axcodes2ornt("RAS"), nib.orientations.io_orientation(volume.source_affine)
-    )
-    data = nib.orientations.apply_orientation(label_XYZ, to_source)
-    image = nib.Nifti1Image(np.ascontiguousarray(data), volume.source_affine, dtype=np.int16)
+    image = nib.Nifti1Image(to_source(label_XYZ, volume), volume.source_affine, dtype=np.int16)
     image.header.set_xyzt_units("mm")
     nib.save(image, path)
+
+
+def to_source(array_XYZ: NDArray[_Value], volume: Volume) -> NDArray[_Value]:
+    """An array on the volume's RAS grid, with the axes of the file that the volume came from."""
+    orientation = nib.orientations.io_orientation(volume.source_affine)
+    transform = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), orientation)
+    return np.ascontiguousarray(nib.orientations.apply_orientation(array_XYZ, transform))
