@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from segformer3d.errors import DataError
+from segformer3d.quarantine import QUARANTINE_FILE, with_quarantine
 from segformer3d.tasks import read_description
 
 _CHANNEL = re.compile(r"_\d{4}$")
@@ -19,13 +20,15 @@ _CHANNEL = re.compile(r"_\d{4}$")
 class CaseFiles:
     """One case: its image files (one 3D file a contrast, or one 4D file) and its label file, if it has one.
 
-    `patient` is whose it is, where the dataset says so.
+    `patient` is whose it is, where the dataset says so; `quarantined` is why it may not be used, where a list says so
+    (`segformer3d.quarantine`).
     """
 
     name: str
     images: tuple[Path, ...]
     label: Path | None
     patient: str | None = None
+    quarantined: str | None = None
 
 
 def find_cases(folder: Path) -> tuple[CaseFiles, ...]:
@@ -34,10 +37,11 @@ def find_cases(folder: Path) -> tuple[CaseFiles, ...]:
     Understood are `dataset.json` with `training` entries (an entry's image is one file or a list of files, and it may
     name its "patient"), and `images/` with `labels/` beside it, where a case's files are `NAME.nii.gz` or
     `NAME_0000.nii.gz`, `NAME_0001...`.
-    There, an image without a label and a label without an image are cases too: with a file missing.
+    There, an image without a label and a label without an image are cases too: with a file missing. Those that
+    `quarantine.csv` in the folder lists are marked.
 
     Raises:
-        DataError: the folder is missing, of neither layout, or holds no case.
+        DataError: the folder is missing, of neither layout, or holds no case, or its quarantine list cannot be read.
     """
     if not folder.is_dir():
         raise DataError(
@@ -54,7 +58,8 @@ def find_cases(folder: Path) -> tuple[CaseFiles, ...]:
     names = [case.name for case in cases]
     if len(set(names)) != len(names):
         raise DataError(f"{folder} lists a case twice; every image name may stand there once")
-    return tuple(sorted(cases, key=lambda case: case.name))
+    listed = folder / QUARANTINE_FILE
+    return with_quarantine(sorted(cases, key=lambda case: case.name), listed if listed.exists() else None)
 
 
 def find_images(path: Path) -> tuple[CaseFiles, ...]:

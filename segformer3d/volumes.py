@@ -88,7 +88,7 @@ def read_case(files: CaseFiles, task: Task) -> Volume:
     """Read and check one case.
 
     Raises:
-        CaseError: a file is missing or damaged, or image, label and task do not fit together.
+        CaseError: a file is missing or damaged, image, label and task do not fit together, or the case is quarantined.
     """
     stored = read_stored(files, task)
     image = np.empty((len(stored.channels), *stored.shape), np.float32)
@@ -102,8 +102,10 @@ def read_stored(files: CaseFiles, task: Task) -> StoredCase:
     """Read and check one case, as `read_case` does, but leave its values as they are.
 
     Raises:
-        CaseError: a file is missing or damaged, or image, label and task do not fit together.
+        CaseError: a file is missing or damaged, image, label and task do not fit together, or the case is quarantined.
     """
+    if files.quarantined is not None:
+        raise CaseError(f"quarantined: {files.quarantined}")
     images = tuple(read_nifti(path, "image") for path in files.images)
     _check_grids(images, "the images of its contrasts")
     channels = tuple(channel for scan in images for channel in scan.channels())
@@ -136,8 +138,9 @@ def _check_channels(channels: Sequence[NDArray[Any]], task: Task) -> tuple[tuple
             f"({', '.join(task.modalities)})"
         )
     with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold becomes infinite, and is refused
-        # One pass finds what is not finite, too: NaN is the minimum of whatever holds it.
-        extremes = [(np.float32(channel.min()), np.float32(channel.max())) for channel in channels]
+        # This finds what is not finite, too: NaN is the minimum of whatever holds it.
+        forward = [_forward(channel) for channel in channels]
+        extremes = [(np.float32(channel.min()), np.float32(channel.max())) for channel in forward]
         if not np.isfinite(extremes).all():
             bad = sum(int((~np.isfinite(channel.astype(np.float32))).sum()) for channel in channels)
             raise CaseError(f"the image holds {bad} voxels that are NaN or infinite")
@@ -147,6 +150,11 @@ def _check_channels(channels: Sequence[NDArray[Any]], task: Task) -> tuple[tuple
     return tuple((float(low), float(high)) for low, high in extremes)
 
 
+def _forward(array: NDArray[Any]) -> NDArray[Any]:
+    """The same values along the way that they lie in memory: NumPy is eight times as fast as against it."""
+    return array[tuple(slice(None, None, -1 if stride < 0 else 1) for stride in array.strides)]
+
+
 def _one_volume(scan: Scan) -> NDArray[Any]:
     if len(scan.channels()) != 1:
         raise CaseError("the label must be one 3D volume of label values")
@@ -154,13 +162,25 @@ def _one_volume(scan: Scan) -> NDArray[Any]:
 
 
 def _count_values(label: NDArray[Any], task: Task) -> dict[int, int]:
-    """How many voxels each legal value has; counting each is many times as fast as sorting all."""
-    counts = {value: int(np.count_nonzero(label == value)) for value in task.label_values}
+    """How many voxels each legal value has; counting each in a box is many times as fast as sorting all."""
+    inside = label[nonzero_box(label)]
+    counts = {value: int(np.count_nonzero(inside == value)) for value in task.label_values}
+    counts[0] = label.size - int(np.count_nonzero(inside))
     if sum(counts.values()) < label.size:
-        wrong = np.unique(label[~np.isin(label, task.label_values)])
+        wrong = np.unique(inside[~np.isin(inside, task.label_values)])
         legal = ", ".join(str(value) for value in task.label_values)
         raise CaseError(f"the label holds the value {float(wrong[0]):.10g}; task {task.name} knows {legal}")
     return counts
+
+
+def nonzero_box(array: NDArray[Any]) -> tuple[slice, ...]:
+    """The smallest box around what is not 0; an empty one where all is."""
+    box = [slice(0, size) for size in array.shape]
+    for axis in np.argsort([-abs(stride) for stride in array.strides]):  # the longest strides cut off most at least cost
+        slices = np.moveaxis(array[tuple(box)], axis, 0)
+        hits = np.flatnonzero([np.count_nonzero(part) for part in slices])
+        box[axis] = slice(int(hits[0]), int(hits[-1]) + 1) if hits.size else slice(0, 0)
+    return tuple(box)
 
 
 def _check_size(stored: StoredCase, task: Task) -> None:
