@@ -57,7 +57,7 @@ def take_sample(stored: StoredCase) -> Sample:
     """The voxels that the facts of a case are computed from."""
     values = np.stack([even_sample(channel, SAMPLE).ravel().astype(np.float32) for channel in stored.channels])
     lowest = [low for low, _ in stored.extremes]
-    backgrounds = tuple(_background(channel, low) for channel, low in zip(values, lowest, strict=True))
+    backgrounds = tuple(background_of(channel, low) for channel, low in zip(values, lowest, strict=True))
     outside = [
         np.zeros(values.shape[1], np.bool_) if background is None else channel == background
         for channel, background in zip(values, backgrounds, strict=True)
@@ -69,9 +69,10 @@ def take_sample(stored: StoredCase) -> Sample:
     return Sample(values, inside, backgrounds, label)
 
 
-def _background(values: Floats, lowest: float) -> float | None:
+def background_of(values: NDArray[Any], lowest: float) -> float | None:
+    """The value that stands for the background, None where none does."""
     for candidate in (0.0, lowest):
-        if np.count_nonzero(values == np.float32(candidate)) >= BACKGROUND_SHARE * values.size:
+        if np.count_nonzero(values == values.dtype.type(candidate)) >= BACKGROUND_SHARE * values.size:
             return candidate
     return None
 
