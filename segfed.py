@@ -54,6 +54,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 _TITLE = "Federated learning of 3D medical image segmentation (SegFormer3D on Flower)."
+_TASK = "what to segment: a built-in task, or a TOML file (default: as the dataset says)"
+_LEAVE_OUT = "use no case that the task's published protocol holds out"
 _EPILOG = "Each command explains itself: segfed COMMAND --help"
 _SIMULATE = (
     "Train one model across simulated hospitals and measure it on cases that none of them saw. "
@@ -76,8 +78,8 @@ _AUDIT = "Check that no line of an audit trail (audit.jsonl) was changed, remove
 
 def _simulate_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
-    add("--data", metavar="DIR", help="dataset to split into hospitals: dataset.json, or images/ and labels/")
-    add("--task", metavar="NAME", help="what to segment (default: as the dataset says)")
+    add("--data", metavar="DIR", help="dataset to split into hospitals, in any layout of docs/data.md")
+    add("--task", metavar="NAME", help=_TASK)
     add("--sites", type=int, metavar="N", help="hospitals (default 4)")
     add("--rounds", type=int, metavar="R", help="rounds of federated averaging (default 30)")
     add("--local-epochs", type=int, metavar="E", help="passes over a site's cases in a round (default 1)")
@@ -85,6 +87,7 @@ def _simulate_options(command: argparse.ArgumentParser) -> None:
     add("--engine", metavar="NAME", help="local or ray (default local)")
     add("--seed", type=int, metavar="S", help="of everything random (default 0)")
     add("--held-out", type=float, metavar="SHARE", help="share of the cases that no site gets (default 0.2)")
+    add("--leave-out-published", action="store_true", default=None, help=_LEAVE_OUT)
     add("--minimum-sites", type=int, metavar="N", help="good replies that a round needs (default more than half)")
     add("--round-deadline", type=float, metavar="SECONDS", help="a round closes after this long (default 3600)")
     add("--parallel", type=int, metavar="N", help="sites that compute at once (default: the cores of this machine)")
@@ -115,11 +118,12 @@ def _warm_start_options(command: argparse.ArgumentParser) -> None:
 
 def _train_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
-    add("--data", metavar="DIR", required=True, help="labelled cases: dataset.json, or images/ and labels/")
-    add("--task", metavar="NAME", help="what to segment (default: as the dataset says)")
+    add("--data", metavar="DIR", required=True, help="labelled cases, in any layout of docs/data.md")
+    add("--task", metavar="NAME", help=_TASK)
     add("--epochs", type=int, default=30, metavar="N", help="passes over the cases (default 30)")
     add("--seed", type=int, default=0, metavar="S", help="of everything random (default 0)")
     add("--validation-share", type=float, default=0.1, metavar="SHARE", help="share to measure on (default 0.1)")
+    add("--leave-out-published", action="store_true", help=_LEAVE_OUT)
     add("--workers", type=int, default=0, metavar="N", help="processes that read cases and cut patches (default 0)")
     add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)")
     add("--config", metavar="FILE", help="TOML file with tables [training], [model], [grid]")
@@ -143,8 +147,9 @@ def _predict_options(command: argparse.ArgumentParser) -> None:
 def _evaluate_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--model", metavar="FILE", required=True, help="model file")
-    add("--data", metavar="DIR", required=True, help="labelled cases: dataset.json, or images/ and labels/")
-    add("--task", metavar="NAME", help="for models that do not say their task")
+    add("--data", metavar="DIR", required=True, help="labelled cases, in any layout of docs/data.md")
+    add("--task", metavar="NAME", help="for models that do not say their task, or data of another challenge")
+    add("--cases", default="all", metavar="WHICH", help="all, or published (held out by the published protocol)")
     add(
         "--mirror",
         action=argparse.BooleanOptionalAction,
@@ -159,7 +164,7 @@ def _site_options(command: argparse.ArgumentParser) -> None:
     deeds = command.add_subparsers(dest="deed", required=True, metavar="DEED")
     init = _deed(deeds, "init", "make a site's folder: its key and its settings")
     init.add_argument("--name", metavar="NAME", help="what the coordinator calls this site")
-    init.add_argument("--data", metavar="DIR", help="labelled cases: dataset.json, or images/ and labels/")
+    init.add_argument("--data", metavar="DIR", help="labelled cases, in any layout of docs/data.md")
     init.add_argument("--coordinator", metavar="HOST:PORT", help="where the coordinator's gate is")
     _deed(deeds, "check", "see whether the site can join: data, machine, network, certificate, clock, key")
     _deed(deeds, "join", "take part until Ctrl-C; reconnects by itself")

@@ -14,7 +14,7 @@ from segformer3d.files import write_text
 
 SITE_FILE, KEY_FILE, PUBLIC_KEY_FILE, CERTIFICATE_FILE = "site.toml", "site.key", "site.pub", "coordinator.crt"
 SITE = "SEGFED_SITE"  # names the folder to the programs that `site join` starts
-_SITE = ("name", "data", "work", "device", "threads", "workers")
+_SITE = ("name", "data", "work", "device", "threads", "workers", "leave_out_published")
 _PRIVACY = ("ledger", "patients", "patient_pattern")
 _COORDINATOR = ("address", "certificate", "proxy")
 
@@ -82,11 +82,12 @@ _TEMPLATE = """\
 # See docs/operate-a-site.md; after a change run: segfed site check
 
 name = "{name}"           # what the coordinator sees; it must be the name that it registered
-data = {data}             # labelled cases: dataset.json, or images/ and labels/
+data = {data}             # labelled cases, in any layout of docs/data.md
 work = "work"             # cache, optimizer states, logs
 device = "auto"           # auto, cpu, cuda or cuda:N
 # threads = 8             # of one computation on the CPU (default: all cores)
 # workers = 0             # processes that read cases and cut patches
+# leave_out_published = true   # use no case that a task's published protocol holds out
 
 [coordinator]
 address = "{address}"

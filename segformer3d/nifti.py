@@ -23,7 +23,7 @@ from segformer3d.errors import CaseError
 
 Affine = NDArray[np.float64]
 
-_DAMAGED = (OSError, EOFError, zlib.error, isal_zlib.error)
+_DAMAGED: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error, isal_zlib.error)
 _UNREADABLE = (ImageFileError, HeaderDataError, ValueError, OverflowError, MemoryError)
 _FORMATS = (nib.Nifti1Image, nib.Nifti2Image)
 _HEADER_BYTES = 540  # of NIfTI-2, the longer one

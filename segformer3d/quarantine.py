@@ -17,7 +17,7 @@ from segformer3d.errors import DataError
 from segformer3d.files import write_text
 
 if TYPE_CHECKING:
-    from segformer3d.cases import CaseFiles
+    from segformer3d.layouts.files import CaseFiles
 
 QUARANTINE_FILE = "quarantine.csv"
 _COLUMNS = ("case", "reason")
@@ -39,7 +39,9 @@ def read_quarantine(path: Path) -> dict[str, str]:
     listed: dict[str, str] = {}
     for number, case, reason in _rows(path, text):
         if case in listed:
-            raise DataError(f"line {number} of the quarantine list {path} names a case again; each may stand there once")
+            raise DataError(
+                f"line {number} of the quarantine list {path} names a case again; each may stand there once"
+            )
         listed[case] = reason
     return listed
 

@@ -15,11 +15,12 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from segformer3d.cases import CaseFiles
+from segformer3d.case_checks import check_image, check_labels, for_task
 from segformer3d.config import Triple
 from segformer3d.errors import CaseError
+from segformer3d.layouts.files import CaseFiles
 from segformer3d.nifti import Affine, Scan, read_nifti
-from segformer3d.tasks import Task
+from segformer3d.task import Task
 
 Image = NDArray[np.float32]
 Label = NDArray[np.int16]
@@ -106,19 +107,28 @@ def read_stored(files: CaseFiles, task: Task) -> StoredCase:
     """
     if files.quarantined is not None:
         raise CaseError(f"quarantined: {files.quarantined}")
-    images = tuple(read_nifti(path, "image") for path in files.images)
+    files = for_task(files, task)
+    names = _spoken(len(files.images), task)
+    images = [read_nifti(path, name) for path, name in zip(files.images, names, strict=True)]
     _check_grids(images, "the images of its contrasts")
     channels = tuple(channel for scan in images for channel in scan.channels())
-    extremes = _check_channels(channels, task)
+    extremes = check_image(channels, task)
     label, voxels = None, {}
     if files.label is not None:
         scan = read_nifti(files.label, "label")
         _check_grids([images[0], scan], "image and label")
         label = _one_volume(scan)
         voxels = _count_values(label, task)
-    stored = StoredCase(images, channels, extremes, label, voxels)
+    stored = StoredCase(tuple(images), channels, extremes, label, voxels)
     _check_size(stored, task)
     return stored
+
+
+def _spoken(files: int, task: Task) -> list[str]:
+    """What each image file is called in messages."""
+    if files == 1 or files != len(task.modalities):
+        return ["image"] * files
+    return [f"{name} image" for name in task.modalities]
 
 
 def _check_grids(scans: Sequence[Scan], what: str) -> None:
@@ -128,31 +138,6 @@ def _check_grids(scans: Sequence[Scan], what: str) -> None:
             raise CaseError(f"{what} differ in shape: {first.shape} and {scan.shape} voxels")
         if not np.allclose(scan.affine, first.affine, rtol=0, atol=AFFINE_TOLERANCE_MM):
             raise CaseError(f"{what} differ in position, orientation or spacing (their affines disagree)")
-
-
-def _check_channels(channels: Sequence[NDArray[Any]], task: Task) -> tuple[tuple[float, float], ...]:
-    """Lowest and highest value of each contrast, all of them sound."""
-    if len(channels) != len(task.modalities):
-        raise CaseError(
-            f"the image has {len(channels)} contrasts; task {task.name} takes {len(task.modalities)} "
-            f"({', '.join(task.modalities)})"
-        )
-    with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold becomes infinite, and is refused
-        # This finds what is not finite, too: NaN is the minimum of whatever holds it.
-        forward = [_forward(channel) for channel in channels]
-        extremes = [(np.float32(channel.min()), np.float32(channel.max())) for channel in forward]
-        if not np.isfinite(extremes).all():
-            bad = sum(int((~np.isfinite(channel.astype(np.float32))).sum()) for channel in channels)
-            raise CaseError(f"the image holds {bad} voxels that are NaN or infinite")
-    for name, (low, high) in zip(task.modalities, extremes, strict=True):
-        if low == high:
-            raise CaseError(f"the image is empty: every voxel of contrast {name} has the same value")
-    return tuple((float(low), float(high)) for low, high in extremes)
-
-
-def _forward(array: NDArray[Any]) -> NDArray[Any]:
-    """The same values along the way that they lie in memory: NumPy is eight times as fast as against it."""
-    return array[tuple(slice(None, None, -1 if stride < 0 else 1) for stride in array.strides)]
 
 
 def _one_volume(scan: Scan) -> NDArray[Any]:
@@ -167,16 +152,16 @@ def _count_values(label: NDArray[Any], task: Task) -> dict[int, int]:
     counts = {value: int(np.count_nonzero(inside == value)) for value in task.label_values}
     counts[0] = label.size - int(np.count_nonzero(inside))
     if sum(counts.values()) < label.size:
-        wrong = np.unique(inside[~np.isin(inside, task.label_values)])
-        legal = ", ".join(str(value) for value in task.label_values)
-        raise CaseError(f"the label holds the value {float(wrong[0]):.10g}; task {task.name} knows {legal}")
+        check_labels(np.unique(label), task)
     return counts
 
 
 def nonzero_box(array: NDArray[Any]) -> tuple[slice, ...]:
     """The smallest box around what is not 0; an empty one where all is."""
     box = [slice(0, size) for size in array.shape]
-    for axis in np.argsort([-abs(stride) for stride in array.strides]):  # the longest strides cut off most at least cost
+    for axis in np.argsort(
+        [-abs(stride) for stride in array.strides]
+    ):  # the longest strides cut off most at least cost
         slices = np.moveaxis(array[tuple(box)], axis, 0)
         hits = np.flatnonzero([np.count_nonzero(part) for part in slices])
         box[axis] = slice(int(hits[0]), int(hits[-1]) + 1) if hits.size else slice(0, 0)

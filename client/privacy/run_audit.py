@@ -24,8 +24,9 @@ from client.privacy.membership import FPR, SHADOWS, Train, membership_test, pati
 from client.privacy.promise import Promise
 from client.privacy.settings import PrivacySettings
 from client.privacy.training import train_private
+from segformer3d.cases import find_cases
 from segformer3d.checkpoint import load, load_task
-from segformer3d.dataset import DEFAULT_VALIDATION_SHARE, prepare
+from segformer3d.dataset import DEFAULT_VALIDATION_SHARE, prepare_cases
 from segformer3d.errors import CheckpointError, ConfigurationError, ReplyError
 from segformer3d.files import write_json
 from segformer3d.fit import initial_model
@@ -255,7 +256,8 @@ def _some(patients: Sequence[Patient], seed: int) -> list[Patient]:
 
 
 def _prepared(run: AuditedRun, name: str, share: float) -> tuple[tuple[Patient, ...], tuple[Patient, ...]]:
-    data = prepare(run.folder / "sites" / name, run.task, run.folder / "work" / name / "cache", validation_share=share)
+    files = find_cases(run.folder / "sites" / name)
+    data = prepare_cases(files, run.task, run.folder / "work" / name / "cache", validation_share=share)
     return patients_of(data.train, run.patient_pattern), patients_of(data.validation, run.patient_pattern)
 
 

@@ -20,7 +20,7 @@ from segformer3d.checkpoint import load
 from segformer3d.errors import ConfigurationError, SegfedError
 from segformer3d.fit import initial_model
 from segformer3d.model import SegFormer3D
-from segformer3d.tasks import Task, adjust, get_task, task_from_json
+from segformer3d.tasks import Task, adjust, named_task, task_from_json
 from segformer3d.terminal import make_console
 
 DEFAULT_ROUNDS = 20
@@ -110,16 +110,16 @@ def read_configuration(path: Path) -> Configuration:
     settings = PrivacySettings.from_json({**privacy, **{k: values[k] for k in ("epsilon", "delta") if values.get(k)}})
     pipeline = values.get("pipeline")
     own = Pipeline(noise=settings.noise) if pipeline is None else Pipeline.from_json(pipeline)
-    return Configuration(_task(values), int(values.get("rounds", DEFAULT_ROUNDS)), settings, own)
+    return Configuration(_task(values, path.parent), int(values.get("rounds", DEFAULT_ROUNDS)), settings, own)
 
 
-def _task(values: Mapping[str, Any]) -> Task:
+def _task(values: Mapping[str, Any], folder: Path) -> Task:
     task = values.get("task")
     if isinstance(task, Mapping):
         return task_from_json(task)
     if not isinstance(task, str):
         raise ConfigurationError('the file needs a task, for example task = "hippocampus"')
-    return adjust(get_task(task), {"norm": "group", **values.get("model", {})}, values.get("grid", {}))
+    return adjust(named_task(task, folder), {"norm": "group", **values.get("model", {})}, values.get("grid", {}))
 
 
 def _toml(path: Path) -> dict[str, Any]:

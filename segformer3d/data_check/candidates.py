@@ -54,7 +54,7 @@ def find_candidates(cases: Sequence[CaseFacts], first_of_others: int) -> list[Ca
     sizes, counts = np.unique([case.cell_mm for case in cases], return_counts=True)
     cell_mm = float(sizes[counts.argmax()])
     grids = np.stack([_normalised(at_cell_size(case.fingerprint, case.cell_mm, cell_mm)) for case in cases])
-    found = {}
+    found: dict[tuple[int, int], Candidate] = {}
     for one, other, mirrored in _alike(grids, first_of_others):
         likeness, shift = compare(grids[one], _mirror(grids[other], mirrored))
         pair = (min(one, other), max(one, other))
@@ -102,7 +102,9 @@ def _alike(grids: Floats, first_of_others: int) -> Iterator[tuple[int, int, tupl
         best[np.arange(len(rows)), start + np.arange(len(rows))] = -1
         nearest = np.argsort(-best, axis=1)[:, :NEIGHBOURS]
         for row, others in enumerate(nearest):
-            yield from ((start + row, int(other), MIRRORINGS[turns[row, other]]) for other in others if other != start + row)
+            yield from (
+                (start + row, int(other), MIRRORINGS[turns[row, other]]) for other in others if other != start + row
+            )
 
 
 def compare(one: Floats, other: Floats) -> tuple[float, Shift]:

@@ -6,19 +6,17 @@ from collections.abc import Iterator
 from segformer3d.data_check.facts import CaseFacts, ChannelFacts
 from segformer3d.data_check.rules import (
     CLIPPED,
-    CT_FOR_MRI,
     EMPTY_LABEL,
     FEW_LEVELS,
     FLAT,
     MOSTLY_EMPTY,
-    NO_CT_VALUES,
     OUTSIDE,
     SAME_CONTRAST,
     SHEARED,
     Finding,
     Rule,
 )
-from segformer3d.tasks import Task
+from segformer3d.task import Task
 
 # Contrasts of one patient look alike, but two series never have the same noise.
 SAME_CORRELATION = 0.999
@@ -29,11 +27,6 @@ FEWEST_LEVELS = 16
 EMPTY_SHARE = 0.99
 SHEAR_DEGREES = 1.0
 OUTSIDE_SHARE = 0.1
-# Air is -1000 HU, what lies outside the scanner's circle down to -3024; no MRI goes that low, whatever its scale.
-LOWEST_CT_HU = (-3100, -900)
-AIR_HU = -700
-# A CT without air still has fat in it.
-SOFTEST_CT_HU = -150
 
 
 def check_case(facts: CaseFacts, task: Task) -> Iterator[Finding]:
@@ -47,28 +40,18 @@ def check_case(facts: CaseFacts, task: Task) -> Iterator[Finding]:
     if facts.geometry.shear_degrees > SHEAR_DEGREES:
         yield finding(SHEARED, f"its axes are {facts.geometry.shear_degrees:.1f} degrees off a right angle")
     for name, channel in zip(task.modalities, facts.channels, strict=True):
-        yield from (finding(rule, found) for rule, found in _check_channel(name, channel, task))
+        yield from (finding(rule, found) for rule, found in _check_channel(name, channel))
     yield from (finding(SAME_CONTRAST, found) for found in _same_contrasts(facts, task))
     yield from (finding(rule, found) for rule, found in _check_label(facts))
 
 
-def _check_channel(name: str, facts: ChannelFacts, task: Task) -> Iterator[tuple[Rule, str]]:
+def _check_channel(name: str, facts: ChannelFacts) -> Iterator[tuple[Rule, str]]:
     if facts.at_highest >= CLIPPED_SHARE:
         yield CLIPPED, f"{facts.at_highest:.1%} of {name} have the highest value, {facts.highest:g}"
     if facts.levels < FEWEST_LEVELS:
         yield FEW_LEVELS, f"{name} has {facts.levels} different values"
     if facts.background > EMPTY_SHARE:
         yield MOSTLY_EMPTY, f"{facts.background:.1%} of {name} are background"
-    if "CT" not in name.upper() and _looks_like_ct(facts):
-        yield CT_FOR_MRI, f"{name} goes from {facts.lowest:g} to {facts.highest:g}, as Hounsfield units of a CT do"
-    if task.window is not None and "CT" in name.upper() and facts.lowest > SOFTEST_CT_HU:
-        yield NO_CT_VALUES, f"{name} goes from {facts.lowest:g} to {facts.highest:g}, and a CT has fat or air in it"
-
-
-def _looks_like_ct(facts: ChannelFacts) -> bool:
-    """Air at the bottom, as a part of the scan or as its background."""
-    airy = facts.percentiles[0] <= AIR_HU or facts.background > facts.zeros
-    return airy and LOWEST_CT_HU[0] <= facts.lowest <= LOWEST_CT_HU[1]
 
 
 def _same_contrasts(facts: CaseFacts, task: Task) -> Iterator[str]:

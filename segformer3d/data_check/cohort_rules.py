@@ -27,7 +27,7 @@ from segformer3d.data_check.rules import (
     Finding,
     Rule,
 )
-from segformer3d.tasks import Task
+from segformer3d.task import Task
 
 # Floors of the robust z-scores; five of them are worth a look.
 LENGTH_FLOOR = math.log(1.1)

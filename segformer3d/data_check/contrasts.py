@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from segformer3d.data_check.facts import CaseFacts
 from segformer3d.data_check.outliers import LEAST_CASES, NORMAL, standing_apart
 from segformer3d.data_check.rules import BRIGHTNESS, HISTOGRAM, SWAPPED, Finding
-from segformer3d.tasks import Task
+from segformer3d.task import Task
 
 # Another order fits so many times as well as the case's own, which is so far off. No sound phantom comes near, whatever
 # its scanner, and nearly every swap of two contrasts goes beyond.

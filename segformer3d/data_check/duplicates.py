@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
-from segformer3d.cases import CaseFiles
 from segformer3d.data_check.candidates import find_candidates
 from segformer3d.data_check.facts import CaseFacts
 from segformer3d.data_check.rules import ALIKE, DUPLICATE, HELD_OUT, Finding
 from segformer3d.data_check.twins import Twins, compare_scans
+from segformer3d.layouts.files import CaseFiles
 
 
 def find_twins(cases: Sequence[CaseFacts], files: Sequence[CaseFiles], first_of_others: int) -> list[Twins]:

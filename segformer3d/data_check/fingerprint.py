@@ -8,8 +8,8 @@ the scanner's scale nor the outline of a head says who is who. Correlation compa
 import numpy as np
 from numpy.typing import NDArray
 
-from segformer3d.data_check.facts import Grid
-from segformer3d.data_check.intensities import ChannelFacts, even_sample
+from segformer3d.data_check.facts import ChannelFacts, Grid
+from segformer3d.data_check.intensities import even_sample
 from segformer3d.volumes import StoredCase, spacing_of
 
 CELLS = 32

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segformer3d.data_check.facts import ChannelFacts
-from segformer3d.tasks import Task
+from segformer3d.task import Task
 from segformer3d.volumes import StoredCase
 
 SAMPLE = 2**17
@@ -24,6 +24,7 @@ SHAPE_PERCENTILES = tuple(np.linspace(1.5, 98.5, 33).tolist())
 BACKGROUND_SHARE = 0.05
 
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -112,12 +113,13 @@ def _measure_channel(
     )
 
 
-def _at(ordered: Floats, percentiles: tuple[float, ...]) -> NDArray[np.float64]:
+def _at(ordered: Floats, percentiles: tuple[float, ...]) -> Doubles:
     """Percentiles of sorted values, with linear interpolation."""
-    whole, rest = np.divmod(np.asarray(percentiles) / 100 * (ordered.size - 1), 1)
-    below = whole.astype(int)
+    places: Doubles = np.asarray(percentiles, np.float64) / 100 * (ordered.size - 1)
+    below = places.astype(np.intp)
     above = np.minimum(below + 1, ordered.size - 1)
-    return ordered[below] * (1 - rest) + ordered[above] * rest
+    values: Doubles = ordered[below] * (1 - (places - below)) + ordered[above] * (places - below)
+    return values
 
 
 def measure_relations(sample: Sample) -> tuple[float, ...]:

@@ -2,17 +2,18 @@
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import obliquity
 from numpy.typing import NDArray
 
-from segformer3d.cases import CaseFiles
 from segformer3d.data_check.facts import CaseFacts, ChannelFacts, Geometry, Picture, Refused
 from segformer3d.data_check.fingerprint import cell_size, make_fingerprint
 from segformer3d.data_check.intensities import measure_channels, measure_relations, take_sample
 from segformer3d.data_check.structures import measure_structures
 from segformer3d.errors import CaseError
+from segformer3d.layouts.files import CaseFiles
 from segformer3d.nifti import Affine
 from segformer3d.patients import patient_of
-from segformer3d.tasks import Task
+from segformer3d.task import Task
 from segformer3d.volumes import StoredCase, nonzero_box, read_stored, spacing_of
 
 _PICTURE_SIDE = 160  # pixels
@@ -62,18 +63,25 @@ def measure_geometry(stored: StoredCase) -> Geometry:
 
 
 def _tilt(affine: Affine) -> float:
-    return float(np.degrees(nib.affines.obliquity(affine)).max())
+    return float(np.degrees(obliquity(affine)).max())
 
 
 def _picture(stored: StoredCase, facts: ChannelFacts) -> tuple[Picture, Picture | None]:
     """The axial slice through the middle of the label, or of the image, and the label there; both [Y, X]."""
-    box = (slice(0, 0),) if stored.label is None else nonzero_box(stored.label)
-    middle = stored.shape[2] // 2 if box[0].stop == box[0].start else (box[2].start + box[2].stop) // 2
+    middle = _middle_slice(stored)
     step = -(-max(stored.shape[:2]) // _PICTURE_SIDE)
     low, high = facts.percentiles[0], facts.percentiles[-1]
     pixels = _slice(stored.channels[0], middle, step).astype(np.float32)
     shade = ((pixels - low) / max(high - low, 1e-20) * 255).clip(0, 255).astype(np.uint8)
     return shade, None if stored.label is None else _slice(stored.label, middle, step).astype(np.uint8)
+
+
+def _middle_slice(stored: StoredCase) -> int:
+    if stored.label is not None:
+        along_z = nonzero_box(stored.label)[2]
+        if along_z.start < along_z.stop:
+            return int(along_z.start + along_z.stop) // 2
+    return stored.shape[2] // 2
 
 
 def _slice(array_XYZ: NDArray[np.generic], z: int, step: int) -> NDArray[np.generic]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from segformer3d.data_check.facts import StructureFacts
-from segformer3d.tasks import Task
+from segformer3d.task import Task
 from segformer3d.volumes import StoredCase, nonzero_box, spacing_of
 
 _EDGES = (("left", "right"), ("back", "front"), ("bottom", "top"))  # the low and the high end of X, Y and Z

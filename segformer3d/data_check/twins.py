@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segformer3d.cases import CaseFiles
 from segformer3d.data_check.candidates import Candidate, correlation, overlap
 from segformer3d.data_check.intensities import background_of, even_sample
 from segformer3d.errors import CaseError
+from segformer3d.layouts.files import CaseFiles
 from segformer3d.nifti import Scan, read_nifti
 from segformer3d.volumes import spacing_of
 
