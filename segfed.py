@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from segformer3d.data_options import data_options
 from segformer3d.errors import ConfigurationError, SegfedError
 
 
@@ -40,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     for name, options, short, long in (
         ("simulate", _simulate_options, "a federation of hospitals on this machine", _SIMULATE),
         ("warm-start", _warm_start_options, "a model from made-up patients, for private runs", _WARM_START),
+        ("data", data_options, "check a hospital's data, and prepare it", _DATA),
         ("train", _train_options, "train on one folder of cases, without a federation", _TRAIN),
         ("predict", _predict_options, "write label maps for images", _PREDICT),
         ("evaluate", _evaluate_options, "measure a model on labelled cases", _EVALUATE),
@@ -65,6 +67,7 @@ _WARM_START = (
     "Make up cases of a task (no patient is behind them) and train on them: a model for private runs to begin with."
 )
 _TRAIN = "Train on the cases of one folder: the pooled or single-site baseline."
+_DATA = "Before a run: check what a dataset folder holds, and prepare it ahead."
 _PREDICT = "Write NAME.nii.gz for each image, in the image's own space, orientation and spacing."
 _EVALUATE = "Dice, HD95 (mm) and surface Dice of a model on labelled cases, in their own space."
 _SITE = "Join a federation from a hospital: init, check, join, status. Only outbound connections are made."
@@ -124,6 +127,8 @@ def _train_options(command: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, metavar="S", help="of everything random (default 0)")
     add("--validation-share", type=float, default=0.1, metavar="SHARE", help="share to measure on (default 0.1)")
     add("--leave-out-published", action="store_true", help=_LEAVE_OUT)
+    add("--quarantine", metavar="FILE", help="list of cases that are not used, beside quarantine.csv in the folder")
+    add("--cache", metavar="DIR", help="where prepared cases are kept (default: cache in --out)")
     add("--workers", type=int, default=0, metavar="N", help="processes that read cases and cut patches (default 0)")
     add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)")
     add("--config", metavar="FILE", help="TOML file with tables [training], [model], [grid]")
@@ -289,6 +294,10 @@ _SERVER_DEEDS = {
 }
 
 
+_DATA_DEEDS = {
+    "check": "segformer3d.data_check.commands:check_and_print",
+    "prepare": "segformer3d.filling:prepare_and_print",
+}
 _PRIVACY_DEEDS = {
     "verify": "client.privacy.verify_commands:verify_and_print",
     "audit": "client.privacy.audit_commands:audit_and_print",
@@ -306,15 +315,9 @@ def _do(told: str | Mapping[str, str], arguments: dict[str, Any]) -> None:
     getattr(import_module(module), function)(**arguments)
 
 
-def _audit(arguments: dict[str, Any]) -> None:
-    from segformer3d.audit import verify
-
-    found = verify(Path(arguments["file"]))
-    print(f"{found.lines} lines hang together; the digest of the last is {found.digest}")
-
-
 COMMANDS: Mapping[str, Callable[[dict[str, Any]], None]] = {
     "simulate": _simulate,
+    "data": partial(_do, _DATA_DEEDS),
     "train": _train,
     "warm-start": partial(_do, "simulations.warm_start:warm_start_and_print"),
     "predict": partial(_do, "segformer3d.commands:predict_and_print"),
@@ -323,7 +326,7 @@ COMMANDS: Mapping[str, Callable[[dict[str, Any]], None]] = {
     "server": partial(_do, _SERVER_DEEDS),
     "privacy": partial(_do, _PRIVACY_DEEDS),
     "ledger": partial(_do, _LEDGER_DEEDS),
-    "audit": _audit,
+    "audit": partial(_do, {"verify": "segformer3d.audit:verify_and_print"}),
 }
 
 

@@ -25,8 +25,11 @@ def for_task(files: CaseFiles, task: Task) -> CaseFiles:
     """A case with the images that a task takes, in the task's order.
 
     Raises:
-        CaseError: a contrast is missing or there twice, or the label's values mean other things than the task's.
+        CaseError: the case is quarantined, a contrast is missing or there twice, or the label's values mean other
+            things than the task's.
     """
+    if files.quarantined is not None:
+        raise CaseError(f"quarantined: {files.quarantined}")
     if files.label is not None and files.benchmark not in (None, task.name) and task.name in TASKS:
         raise CaseError(
             f"the files are named as those of task {files.benchmark}, whose label values mean other things than those "

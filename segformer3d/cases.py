@@ -76,8 +76,11 @@ def _in_order(folder: Path, cases: Cases) -> Cases:
     if len(set(names)) != len(names):
         raise DataError(f"{folder} lists a case twice; every image name may stand there once")
     listed = folder / QUARANTINE_FILE
-    known = sorted((_with_patient(case) for case in cases), key=lambda case: case.name)
-    return with_quarantine(known, listed if listed.exists() else None)
+    known = tuple(sorted((_with_patient(case) for case in cases), key=lambda case: case.name))
+    if not listed.exists():
+        return known
+    marked = with_quarantine(known, listed)
+    return tuple(replace(case, sidecars=(*case.sidecars, listed)) if case.quarantined else case for case in marked)
 
 
 def _with_patient(case: CaseFiles) -> CaseFiles:

@@ -5,6 +5,7 @@ apart. Promises: each PNG is written whole or not at all and without matplotlib'
 draw; the same data gives the same picture; no name of a case or patient appears unless the caller puts it in the title.
 """
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -20,7 +21,7 @@ from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from segformer3d.files import write_atomic
+from segformer3d.files import write_bytes
 from segformer3d.metrics import Mask, Spacing, bounding_box
 from segformer3d.statistics import Summary
 
@@ -277,8 +278,14 @@ def _paper(axes: Axes, title: str, grid: Literal["x", "y"] = "y") -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    # Without the software's version the same picture is the same file after an upgrade that draws it alike.
-    canvas = FigureCanvasAgg(figure)
-    write_atomic(
-        path, lambda temporary: canvas.print_figure(temporary, format="png", dpi=DPI, metadata={"Software": None})
-    )
+    write_bytes(path, to_png(figure))
+
+
+def to_png(figure: Figure) -> bytes:
+    """The picture as the bytes of a PNG.
+
+    Without the software's version in it, the same picture is the same file after an upgrade that draws it alike.
+    """
+    content = io.BytesIO()
+    FigureCanvasAgg(figure).print_figure(content, format="png", dpi=DPI, metadata={"Software": None})
+    return content.getvalue()

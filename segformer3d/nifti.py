@@ -19,11 +19,13 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 from numpy.typing import NDArray
 
+from segformer3d.config import Triple
 from segformer3d.errors import CaseError
 
 Affine = NDArray[np.float64]
 
-_DAMAGED: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error, isal_zlib.error)
+# isal's stub takes its error for a value.
+_DAMAGED: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error, isal_zlib.error)  # type: ignore[assignment]
 _UNREADABLE = (ImageFileError, HeaderDataError, ValueError, OverflowError, MemoryError)
 _FORMATS = (nib.Nifti1Image, nib.Nifti2Image)
 _HEADER_BYTES = 540  # of NIfTI-2, the longer one
@@ -46,7 +48,7 @@ class Scan:
     source_affine: Affine
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> Triple:
         """Voxels along X, Y and Z."""
         x, y, z = self.data.shape[:3]
         return (x, y, z)
@@ -62,13 +64,10 @@ def read_nifti(path: Path, what: str) -> Scan:
     Raises:
         CaseError: it is missing, damaged, no NIfTI, or no volume of real numbers.
     """
-    if not path.is_file():
-        raise CaseError(f"the {what} file is missing; restore it or take the case out of the list")
-    with _opened(path, what) as source:
-        _check_header(source, what)
-        with _unreadable(what):
-            canonical = nib.as_closest_canonical(source)
-            data = np.asanyarray(canonical.dataobj)
+    _check_file(path, what)
+    with _opened(path, what, to_the_end=True) as source, _unreadable(what):
+        canonical = nib.as_closest_canonical(source)
+        data = np.asanyarray(canonical.dataobj)
     if data.dtype.names is not None:
         raise CaseError(f"the {what} file is a colour picture ({''.join(data.dtype.names)}); it must hold real numbers")
     if not np.issubdtype(data.dtype, np.number) or np.iscomplexobj(data):
@@ -76,12 +75,32 @@ def read_nifti(path: Path, what: str) -> Scan:
     return Scan(data, np.asarray(canonical.affine, np.float64), np.asarray(source.affine, np.float64))
 
 
+def read_grid(path: Path, what: str) -> tuple[Triple, tuple[float, float, float]]:
+    """Voxels along X, Y and Z and their size in mm, in RAS order, from a file's header alone.
+
+    Raises:
+        CaseError: it is missing, damaged, or no NIfTI.
+    """
+    _check_file(path, what)
+    with _opened(path, what, to_the_end=False) as source:
+        axes = nib.orientations.io_orientation(source.affine)[:, 0].astype(int)
+        grid = zip(axes.tolist(), source.shape, source.header.get_zooms(), strict=False)
+        (_, x, x_mm), (_, y, y_mm), (_, z, z_mm) = sorted((axis, int(size), float(mm)) for axis, size, mm in grid)
+    return (x, y, z), (x_mm, y_mm, z_mm)
+
+
+def _check_file(path: Path, what: str) -> None:
+    if not path.is_file():
+        raise CaseError(f"the {what} file is missing; restore it or take the case out of the list")
+
+
 @contextmanager
-def _opened(path: Path, what: str) -> Iterator[Any]:
-    """The image; what is compressed is read to its end afterwards."""
+def _opened(path: Path, what: str, *, to_the_end: bool) -> Iterator[Any]:
+    """The image with a header that was checked; `to_the_end` reads what is compressed to its checksum afterwards."""
     if path.suffix != ".gz":
         with _unreadable(what):
             source = nib.load(path)
+        _check_header(source, what)
         yield source
         return
     with _unreadable(what):
@@ -89,9 +108,10 @@ def _opened(path: Path, what: str) -> Iterator[Any]:
     with stream:
         with _unreadable(what):
             source = _load(stream)
+        _check_header(source, what)
         yield source
         with _unreadable(what):
-            while stream.read(_BLOCK):
+            while to_the_end and stream.read(_BLOCK):
                 pass
 
 

@@ -58,7 +58,7 @@ def _predict_or_set_aside(
     model: SegFormer3D, task: Task, files: CaseFiles, out: Path, device: torch.device, mirror: bool | None
 ) -> Prediction | SetAside:
     try:
-        volume = read_case(replace(files, label=None), task)
+        volume = read_case(replace(files, label=None, quarantined=None), task)
     except CaseError as error:
         return SetAside(files.name, str(error))
     label = predict_label(model, task, volume, device, mirror=mirror)

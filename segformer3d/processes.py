@@ -1,10 +1,12 @@
 """Work spread over processes that end when they should: at the end, at an error, and at Ctrl-C."""
 
+import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children, get_context
+from pathlib import Path
 from typing import TypeVar
 
 from segformer3d.errors import SegfedError
@@ -13,8 +15,18 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+# A process takes a second to start; so many bytes of compressed scans are read and measured in that time.
+WORTH_A_PROCESS = 50 * 10**6
+
+
 class ProcessError(SegfedError):
     """A worker process died."""
+
+
+def choose_processes(paths: Iterable[Path]) -> int:
+    """As many processes as there are cores to read these files, or fewer where starting them would take longer."""
+    total = sum(path.stat().st_size for path in paths if path.is_file())
+    return max(1, min(len(os.sched_getaffinity(0)), total // WORTH_A_PROCESS))
 
 
 def map_cases(

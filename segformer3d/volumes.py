@@ -105,8 +105,6 @@ def read_stored(files: CaseFiles, task: Task) -> StoredCase:
     Raises:
         CaseError: a file is missing or damaged, image, label and task do not fit together, or the case is quarantined.
     """
-    if files.quarantined is not None:
-        raise CaseError(f"quarantined: {files.quarantined}")
     files = for_task(files, task)
     names = _spoken(len(files.images), task)
     images = [read_nifti(path, name) for path, name in zip(files.images, names, strict=True)]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from segformer3d.data_check.facts import CaseFacts, StructureFacts
+from segformer3d.data_check.intensities import MEDIAN
 from segformer3d.data_check.outliers import LEAST_CASES, standing_apart
 from segformer3d.data_check.rules import (
     AT_EDGE,
@@ -17,6 +18,7 @@ from segformer3d.data_check.rules import (
     INTENSITY,
     MISSING,
     MIXED_AXES,
+    MIXED_SCALES,
     MIXED_SPACING,
     NOT_JUDGED,
     OFTEN,
@@ -35,6 +37,7 @@ VOLUME_FLOOR = math.log(1.25)
 STRAY_FLOOR = 0.02
 WINDOW_FLOOR = 0.05  # of the task's window
 TILT_DEGREES = 15.0
+MIXED_SCALES_TIMES = 10
 # Spacings within 2 % are one protocol.
 SAME_SPACING = 0.02
 # What one case in ten does is how the dataset is, and said once.
@@ -45,10 +48,13 @@ _AXES = ("left-right", "front-back", "top-bottom")
 
 def check_cohort(cases: Sequence[CaseFacts], task: Task) -> Iterator[Finding]:
     """What stands apart among the cases that can be read."""
+    if not cases:
+        return
     yield from _check_spacing(cases, task)
     yield from _check_axes(cases)
     yield from _check_tilt(cases)
-    yield from _check_numbers(cases, task)
+    yield from _check_fields(cases)
+    yield from _check_scales(cases, task)
     if all(case.structures is not None for case in cases):
         for number in range(len(task.structures)):
             yield from _check_structure(cases, [case.structures[number] for case in cases if case.structures])
@@ -109,20 +115,25 @@ def _check_tilt(cases: Sequence[CaseFacts]) -> Iterator[Finding]:
             yield Finding(TILTED, case.name, found)
 
 
-def _check_numbers(cases: Sequence[CaseFacts], task: Task) -> Iterator[Finding]:
+def _check_fields(cases: Sequence[CaseFacts]) -> Iterator[Finding]:
     for axis, name in enumerate(_AXES):
         fields = [case.geometry.field_mm[axis] for case in cases]
-        usual = float(np.median(fields))
         for index in standing_apart([math.log(field) for field in fields], LENGTH_FLOOR):
-            found = f"it covers {fields[index]:.0f} mm {name}; the median is {usual:.0f} mm"
+            found = f"it covers {fields[index]:.0f} mm {name}; the median is {np.median(fields):.0f} mm"
             yield Finding(FIELD, cases[index].name, found)
-    if task.window is None:
-        return  # scanners of MRI have scales of their own, and each case is scaled by itself
+
+
+def _check_scales(cases: Sequence[CaseFacts], task: Task) -> Iterator[Finding]:
+    """Of a CT every case must have the same scale; scanners of MRI have scales of their own."""
     for number, name in enumerate(task.modalities):
-        medians = [case.channels[number].percentiles[3] for case in cases]
-        for index in standing_apart(medians, WINDOW_FLOOR * (task.window[1] - task.window[0])):
-            found = f"the median of {name} is {medians[index]:g}; among the cases it is {np.median(medians):g}"
-            yield Finding(INTENSITY, cases[index].name, found)
+        medians = [case.channels[number].percentiles[MEDIAN] for case in cases]
+        if task.window is not None:
+            for index in standing_apart(medians, WINDOW_FLOOR * (task.window[1] - task.window[0])):
+                found = f"the median of {name} is {medians[index]:g}; among the cases it is {np.median(medians):g}"
+                yield Finding(INTENSITY, cases[index].name, found)
+        elif 0 < MIXED_SCALES_TIMES * min(medians) < max(medians):
+            found = f"the median of {name} goes from {min(medians):g} to {max(medians):g} among the cases"
+            yield Finding(MIXED_SCALES, None, found)
 
 
 def _check_structure(cases: Sequence[CaseFacts], facts: Sequence[StructureFacts]) -> Iterator[Finding]:

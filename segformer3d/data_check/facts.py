@@ -1,4 +1,4 @@
-"""What the data gate knows of one case: plain numbers, a fingerprint and one small picture. All of it stays at the site.
+"""What the data gate knows of one case: plain numbers, a fingerprint and one small picture. All of it stays here.
 
 Lengths are in mm and volumes in ml. Axes are named after the patient: X to the right, Y to the front, Z up.
 """

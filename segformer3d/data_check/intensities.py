@@ -19,6 +19,7 @@ from segformer3d.volumes import StoredCase
 
 SAMPLE = 2**17
 PERCENTILES = (1.0, 5.0, 25.0, 50.0, 75.0, 95.0, 99.0)
+MEDIAN = PERCENTILES.index(50.0)
 SHAPE_PERCENTILES = tuple(np.linspace(1.5, 98.5, 33).tolist())
 # A value that so many voxels have, 0 or else the lowest, is the background's rather than a tissue's.
 BACKGROUND_SHARE = 0.05
@@ -115,8 +116,8 @@ def _measure_channel(
 
 def _at(ordered: Floats, percentiles: tuple[float, ...]) -> Doubles:
     """Percentiles of sorted values, with linear interpolation."""
-    places: Doubles = np.asarray(percentiles, np.float64) / 100 * (ordered.size - 1)
-    below = places.astype(np.intp)
+    places = np.array(percentiles) / 100 * (ordered.size - 1)
+    below = np.array(places, np.intp)
     above = np.minimum(below + 1, ordered.size - 1)
     values: Doubles = ordered[below] * (1 - (places - below)) + ordered[above] * (places - below)
     return values
@@ -128,5 +129,5 @@ def measure_relations(sample: Sample) -> tuple[float, ...]:
     if count < 2:
         return ()
     with np.errstate(invalid="ignore"):  # a contrast that is constant there
-        matrix = np.nan_to_num(np.corrcoef(sample.values[:, sample.inside]))
+        matrix: Doubles = np.nan_to_num(np.corrcoef(sample.values[:, sample.inside])).reshape(count, count)
     return tuple(float(matrix[i, j]) for i, j in itertools.combinations(range(count), 2))

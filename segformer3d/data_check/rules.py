@@ -38,6 +38,7 @@ class Finding:
 _ERROR, _WARNING, _NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
 
 UNREADABLE = Rule("unreadable", _ERROR, "do what the line says, or leave the case out")
+NO_LABEL = Rule("no-label", _ERROR, "draw one, or leave the case out")
 FLAT = Rule("single-slice", _ERROR, "export the whole series: one slice is no volume")
 SAME_CONTRAST = Rule("same-contrast", _ERROR, "export the case again, each contrast from its own series")
 DUPLICATE = Rule("duplicate", _ERROR, "keep one of them, with the right label")
@@ -51,10 +52,8 @@ FIELD = Rule("field-of-view", _WARNING, "see whether the scan was cropped or pad
 TILTED = Rule("tilted", _WARNING, "see whether the affine is right; if so, resample the case to the patient's axes")
 SHEARED = Rule("sheared", _WARNING, "correct the gantry tilt: resample the case to a grid of right angles")
 INTENSITY = Rule("intensity", _WARNING, "see whether the rescale slope and intercept were lost")
-HISTOGRAM = Rule("unlike-histogram", _WARNING, "look at the picture: another contrast, an artefact, or a wrong export?")
-BRIGHTNESS = Rule(
-    "brightness", _WARNING, "see whether image and label belong together, and the contrast is the right one"
-)
+HISTOGRAM = Rule("unlike-histogram", _WARNING, "look at the picture: another contrast, an artefact, a wrong export?")
+BRIGHTNESS = Rule("brightness", _WARNING, "see whether image and label belong together, and the contrast is right")
 SWAPPED = Rule("swapped-contrasts", _WARNING, "look at the picture; if so, put the contrasts in the task's order")
 EMPTY_LABEL = Rule("empty-label", _WARNING, "see whether the label was saved empty; if the case is healthy, keep it")
 MISSING = Rule("missing-structure", _WARNING, "see whether the structure was forgotten, or has another label value")
@@ -69,6 +68,7 @@ BOTH_SIDES = Rule(
 
 MIXED_SPACING = Rule("mixed-spacing", _NOTE, "set a spacing for the task if results differ between the groups")
 MIXED_AXES = Rule("mixed-orientation", _NOTE, "nothing: every case is brought to the same axes")
+MIXED_SCALES = Rule("mixed-scales", _NOTE, "nothing: every case is scaled by itself")
 OFTEN = Rule("often", _NOTE, "nothing, if this is how the structure or the scans are")
 NOT_JUDGED = Rule("not-judged", _NOTE, "nothing; more cases would tell")
 QUARANTINED = Rule("quarantined", _NOTE, "nothing: the list keeps them from use")
@@ -77,6 +77,7 @@ OTHER_UNREADABLE = Rule("held-out-unreadable", _NOTE, "check that folder by itse
 
 RULES = (
     UNREADABLE,
+    NO_LABEL,
     FLAT,
     SAME_CONTRAST,
     DUPLICATE,
@@ -102,6 +103,7 @@ RULES = (
     BOTH_SIDES,
     MIXED_SPACING,
     MIXED_AXES,
+    MIXED_SCALES,
     OFTEN,
     NOT_JUDGED,
     QUARANTINED,

@@ -96,7 +96,7 @@ def _is(array: Array, value: float | None) -> NDArray[np.bool_]:
 
 
 def _best_place(pair: _Pair, candidate: Candidate, spacing_mm: Sequence[float], reach_mm: float) -> Place:
-    """Whole voxels by which the second lies over the first; uphill from where the fingerprints fit, in smaller steps."""
+    """Whole voxels that lay the second over the first: uphill from where the fingerprints fit, in smaller steps."""
     start = tuple(0 for _ in spacing_mm)
     if pair.one.shape == pair.other.shape and pair.likeness(start, _SAMPLE) >= SAME:
         return start

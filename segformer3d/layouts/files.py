@@ -38,6 +38,11 @@ class CaseFiles:
     benchmark: str | None = None
     quarantined: str | None = None
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All its files, the label last."""
+        return self.images if self.label is None else (*self.images, self.label)
+
 
 @dataclass(frozen=True)
 class Found:
