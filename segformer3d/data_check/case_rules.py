@@ -49,7 +49,7 @@ def _check_channel(name: str, facts: ChannelFacts) -> Iterator[tuple[Rule, str]]
     if facts.at_highest >= CLIPPED_SHARE:
         yield CLIPPED, f"{facts.at_highest:.1%} of {name} have the highest value, {facts.highest:g}"
     if facts.levels < FEWEST_LEVELS:
-        yield FEW_LEVELS, f"{name} has {facts.levels} different values"
+        yield FEW_LEVELS, f"{name} has {facts.levels} different values outside the background"
     if facts.background > EMPTY_SHARE:
         yield MOSTLY_EMPTY, f"{facts.background:.1%} of {name} are background"
 

@@ -16,7 +16,17 @@ from matplotlib.figure import Figure
 from segformer3d.data_check.check import Checked
 from segformer3d.data_check.facts import CaseFacts
 from segformer3d.data_check.intensities import MEDIAN, SHAPE_PERCENTILES
-from segformer3d.data_check.rules import FIELD, HISTOGRAM, INTENSITY, SPACING, SWAPPED, VOLUME, Rule, Severity
+from segformer3d.data_check.rules import (
+    ANOTHER_CONTRAST,
+    FIELD,
+    HISTOGRAM,
+    INTENSITY,
+    SPACING,
+    SWAPPED,
+    VOLUME,
+    Rule,
+    Severity,
+)
 from segformer3d.figures import BLUE, DARK, FAINT, INK, STRUCTURE_COLOURS, VERMILLION, to_png
 from segformer3d.files import write_bytes
 from segformer3d.task import Task
@@ -128,7 +138,8 @@ def _histograms(checked: Checked) -> Figure | None:
     """Shares below each intensity, whatever the scanner's scale: one line a case, those that a rule found in colour."""
     if not checked.cases:
         return None
-    task, flagged = checked.task, _flagged(checked, HISTOGRAM) | _flagged(checked, SWAPPED)
+    task = checked.task
+    flagged = {name for rule in (HISTOGRAM, SWAPPED, ANOTHER_CONTRAST) for name in _flagged(checked, rule)}
     figure = Figure(figsize=(3.6 * len(task.modalities) + 1.6, 3.4), facecolor="white", layout="constrained")
     panels = figure.subplots(1, len(task.modalities), squeeze=False)[0]
     for number, (axes, name) in enumerate(zip(panels, task.modalities, strict=True)):

@@ -54,6 +54,7 @@ SHEARED = Rule("sheared", _WARNING, "correct the gantry tilt: resample the case 
 INTENSITY = Rule("intensity", _WARNING, "see whether the rescale slope and intercept were lost")
 HISTOGRAM = Rule("unlike-histogram", _WARNING, "look at the picture: another contrast, an artefact, a wrong export?")
 BRIGHTNESS = Rule("brightness", _WARNING, "see whether image and label belong together, and the contrast is right")
+ANOTHER_CONTRAST = Rule("another-contrast", _WARNING, "look at the picture; if so, export the right series")
 SWAPPED = Rule("swapped-contrasts", _WARNING, "look at the picture; if so, put the contrasts in the task's order")
 EMPTY_LABEL = Rule("empty-label", _WARNING, "see whether the label was saved empty; if the case is healthy, keep it")
 MISSING = Rule("missing-structure", _WARNING, "see whether the structure was forgotten, or has another label value")
@@ -92,6 +93,7 @@ RULES = (
     INTENSITY,
     HISTOGRAM,
     BRIGHTNESS,
+    ANOTHER_CONTRAST,
     SWAPPED,
     EMPTY_LABEL,
     MISSING,
