@@ -1,5 +1,6 @@
 """Scans that are there twice: in the folder, on both sides of the split, or here and in a folder that is held out."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 from segformer3d.data_check.candidates import find_candidates
@@ -27,19 +28,28 @@ def find_twins(cases: Sequence[CaseFacts], files: Sequence[CaseFiles], first_of_
 def check_twins(
     cases: Sequence[CaseFacts], twins: Sequence[Twins], first_of_others: int, validation: set[str]
 ) -> Iterator[Finding]:
-    """What follows from the pairs: the later of two names in the folder is the duplicate."""
+    """What follows from the pairs, once for each case: the later of two names in the folder is the duplicate.
+
+    `validation` are the names of the cases that are validated with.
+    """
+    here = [pair for pair in twins if pair.other < first_of_others]
     for pair in twins:
-        one, other = cases[pair.one], cases[pair.other]
         if pair.other >= first_of_others:
-            rule, found = HELD_OUT if pair.same else ALIKE, f"{other.name} of the other folder"
-            yield Finding(rule, one.name, f"{_verb(pair)} {found} ({pair.how})")
-            continue
-        if not pair.same and one.patient == other.patient:
+            found = f"{_verb(pair)} {cases[pair.other].name} of the other folder ({pair.how})"
+            yield Finding(HELD_OUT if pair.same else ALIKE, cases[pair.one].name, found)
+    for other, group in itertools.groupby(sorted(here, key=lambda pair: (pair.other, not pair.same)), key=_other):
+        pairs = list(group)
+        first, name = pairs[0], cases[other].name
+        if not first.same and cases[first.one].patient == cases[other].patient:
             continue  # two visits
-        sides = {name in validation for name in (one.name, other.name)}
+        sides = {cases[index].name in validation for index in (other, *(pair.one for pair in pairs if pair.same))}
         split = "; one is to train on, the other to validate with" if len(sides) == 2 else ""
-        found = f"{_verb(pair)} {one.name} ({pair.how}){split}"
-        yield Finding(DUPLICATE if pair.same else ALIKE, other.name, found)
+        found = f"{_verb(first)} {cases[first.one].name} ({first.how}){split}"
+        yield Finding(DUPLICATE if first.same else ALIKE, name, found)
+
+
+def _other(pair: Twins) -> int:
+    return pair.other
 
 
 def _verb(pair: Twins) -> str:

@@ -13,7 +13,7 @@ TEN = [1.0, 2.0, 3.0, 4.0, 5.0, 5.0, 6.0, 7.0, 8.0, 9.0]
 
 
 def test_a_value_worked_by_hand():
-    """Median of TEN and x is 5, of the distances (4 3 2 1 0 0 1 2 3 4 and x) 2; of eleven the limit is 5 (1 + 10/11)."""
+    """The median of TEN and x is 5, that of the distances (4 3 2 1 0 0 1 2 3 4 and x) is 2, and eleven are few."""
     limit = 5 + 5 * (21 / 11) * 1.4826 * 2
     assert standing_apart([*TEN, limit - 0.01], 0.0) == []
     assert standing_apart([*TEN, limit + 0.01], 0.0) == [10]
