@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from segformer3d.case_checks import for_task
 from segformer3d.cases import find_cases
 from segformer3d.data_check.case_rules import check_case
 from segformer3d.data_check.cohort_rules import check_cohort
@@ -107,13 +108,16 @@ def check_folder(
     measured = _measure([*files, *others], task, patient_pattern, workers, on_case)
     ours = [facts for facts in measured[: len(files)] if isinstance(facts, CaseFacts)]
     theirs = [facts for facts in measured[len(files) :] if isinstance(facts, CaseFacts)]
-    readable = [file for file, facts in zip([*files, *others], measured, strict=True) if isinstance(facts, CaseFacts)]
+    both = zip([*files, *others], measured, strict=True)
+    readable = [for_task(file, task) for file, facts in both if isinstance(facts, CaseFacts)]
     twins = find_twins([*ours, *theirs], readable, len(ours))
+    copies = {pair.other for pair in twins if pair.same}
+    once = [case for index, case in enumerate(ours) if index not in copies]  # copies would say what is usual
     findings = [
         *_check_files(found, files, measured, task),
         *(finding for facts in ours for finding in check_case(facts, task)),
-        *check_cohort(ours, task),
-        *check_contrasts(ours, task),
+        *check_cohort(once, task),
+        *check_contrasts(once, task),
         *check_twins([*ours, *theirs], twins, len(ours), validation_names(readable[: len(ours)])),
         *check_sides(ours, readable[: len(ours)]),
         *check_patients(ours, theirs, patient_pattern is not None, readable),
