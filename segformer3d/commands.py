@@ -40,6 +40,8 @@ def train_and_print(
     validation_share: float,
     workers: int,
     leave_out_published: bool,
+    quarantine: str | None,
+    cache: str | None,
     device: str,
     config: Mapping[str, Any],
     out: str,
@@ -66,10 +68,11 @@ def train_and_print(
         cases = prepare(
             Path(data),
             chosen,
-            folder / "cache",
+            folder / "cache" if cache is None else Path(cache),
             validation_share=validation_share,
             workers=max(1, workers),
             leave_out_published=leave_out_published,
+            quarantine=None if quarantine is None else Path(quarantine),
         )
     print_cases(console, cases)
     with progress_bar(console, "training") as bar:

@@ -49,7 +49,7 @@ class Way(Generic[AnyCase]):
 
 def read_image(case: CaseFiles, task: Task) -> Volume:
     """A case's image from its NIfTI files; its label is not looked at."""
-    return read_case(replace(case, label=None), task)
+    return read_case(replace(case, label=None, quarantined=None), task)
 
 
 def write_label_map(path: Path, case: Named, slabs: Slabs, volume: Volume, task: Task) -> None:
