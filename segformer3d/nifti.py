@@ -84,7 +84,10 @@ def _in_order(source: SpatialImage, what: str) -> Scan:
         canonical = nib.as_closest_canonical(source)
         data = np.asanyarray(canonical.dataobj)
     if data.dtype.names is not None:
-        raise CaseError(f"the {what} file is a colour picture ({''.join(data.dtype.names)}); it must hold real numbers")
+        kind = "".join(data.dtype.names)
+        raise CaseError(
+            f"the {what} file holds colours ({kind}); it must hold real numbers, one a voxel; export it again"
+        )
     if not np.issubdtype(data.dtype, np.number) or np.iscomplexobj(data):
         raise CaseError(f"the {what} file holds {data.dtype} values; it must hold real numbers")
     return Scan(data, np.asarray(canonical.affine, np.float64), np.asarray(source.affine, np.float64))

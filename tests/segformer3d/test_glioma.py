@@ -23,7 +23,7 @@ from segformer3d.cases import CaseFiles, find_cases
 from segformer3d.checkpoint import save
 from segformer3d.evaluation import evaluate
 from segformer3d.model import SegFormer3D
-from segformer3d.prediction import Prediction, predict_cases
+from segformer3d.prediction import NIFTI, Prediction, predict_cases
 from segformer3d.tasks import Task, get_task, task_of_folder
 from segformer3d.volumes import read_case, scale_intensity, write_label
 
@@ -117,7 +117,7 @@ def test_negative_voxels_are_brain(files: CaseFiles) -> None:
 def test_a_prediction_lies_on_the_files_grid_in_the_challenges_labels(tmp_path: Path, files: CaseFiles) -> None:
     told: list[object] = []
     model: SegFormer3D = VoxelByVoxel()  # type: ignore[assignment]
-    (done,), _ = predict_cases(model, TASK, [files], tmp_path, CPU, told.append)
+    (done,), _ = predict_cases(model, TASK, [files], tmp_path, CPU, told.append, way=NIFTI)
     assert told == [Prediction(NAME, tmp_path / f"{NAME}.nii.gz")]
     predicted, source = nib.load(done.path), nib.load(files.images[0])
     np.testing.assert_array_equal(np.asarray(predicted.dataobj), expected(files))

@@ -125,7 +125,7 @@ def test_a_quarantined_image_can_still_be_predicted(tmp_path: Path, tiny_task: T
     write_quarantine(folder / QUARANTINE_FILE, {"a": "no good label"})
     told: list[object] = []
     model, cpu = initial_model(tiny_task, 0), torch.device("cpu")
-    predict_cases(model, tiny_task, find_cases(folder), tmp_path / "out", cpu, told.append)
+    predict_cases(model, tiny_task, find_cases(folder), tmp_path / "out", cpu, told.append, way=NIFTI)
     assert [isinstance(result, Prediction) for result in told] == [True, True]
 
 

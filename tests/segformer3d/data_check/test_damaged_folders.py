@@ -112,7 +112,7 @@ ERRORS: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "a bit flipped": (lambda f: flip_a_bit(image_of(f, CASE)), "unreadable", "truncated or damaged"),
     "no NIfTI": (lambda f: label_of(f, CASE).write_bytes(b"<html>" * 99), "unreadable", "the label file is"),
     "2D": (image(lambda a: a[:, :, 5]), "unreadable", r"has the shape \(26, 24\); it must be 3D"),
-    "colours": (lambda f: write(image_of(f, CASE), RGB), "unreadable", r"colour picture \(RGB\)"),
+    "colours": (lambda f: write(image_of(f, CASE), RGB), "unreadable", r"colours \(RGB\)"),
     "NaN": (image(lambda a: with_value(a, np.nan)), "unreadable", "holds 1 voxels that are NaN"),
     "constant": (image(lambda a: np.full_like(a, 7)), "unreadable", "every voxel of contrast MRI has the same value"),
     "wrong label value": (label(lambda a: np.where(a == 2, 4, a)), "unreadable", "holds the value 4; task tiny knows"),
