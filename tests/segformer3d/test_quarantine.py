@@ -14,7 +14,7 @@ from segformer3d.cases import find_cases
 from segformer3d.dataset import SiteData, prepare
 from segformer3d.errors import CaseError, ConfigurationError, DataError
 from segformer3d.fit import initial_model
-from segformer3d.prediction import Prediction, predict_cases
+from segformer3d.prediction import NIFTI, Prediction, predict_cases
 from segformer3d.quarantine import QUARANTINE_FILE, read_quarantine, with_quarantine, write_quarantine
 from segformer3d.task import Task
 from segformer3d.volumes import read_case
