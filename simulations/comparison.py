@@ -204,8 +204,10 @@ def at_the_sites(compared: Compared, seed: int) -> Mapping[str, Any]:
 
 
 def matrix_of(compared: Compared, seed: int) -> CrossSite:
-    """Every model at the first `MATRIX_SITES` sites."""
-    return cross_site(compared.sites, list(compared.ways[ALONE])[:MATRIX_SITES], seed)
+    """Every model at the first `MATRIX_SITES` sites: those of single sites first."""
+    own = compared.ways[ALONE]
+    ordered = {name: compared.sites[name] for name in (*own, FEDERATED, POOLED)}
+    return cross_site(ordered, list(own)[:MATRIX_SITES], seed)
 
 
 def print_comparison(console: Console, summary: Mapping[str, Any], task: Task) -> None:
