@@ -6,7 +6,6 @@ command line itself is off; 130 stopped by Ctrl-C. A programming error keeps its
 
 import argparse
 import sys
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from segformer3d.errors import ConfigurationError, SegfedError
+from segformer3d.toml_file import read_toml
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,6 +54,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 _TITLE = "Federated learning of 3D medical image segmentation (SegFormer3D on Flower)."
+_TASK = "what to segment: a built-in task, or a TOML file (default: as the dataset says)"
+_LEAVE_OUT = "use no case that the task's published protocol holds out"
 _EPILOG = "Each command explains itself: segfed COMMAND --help"
 _SIMULATE = (
     "Train one model across simulated hospitals and measure it on cases that none of them saw. "
@@ -64,10 +66,7 @@ _WARM_START = (
 )
 _TRAIN = "Train on the cases of one folder: the pooled or single-site baseline."
 _PREDICT = "Write NAME.nii.gz for each image, in the image's own space, orientation and spacing."
-_EVALUATE = (
-    "Dice, HD95 (mm) and surface Dice of a model on labelled cases by a protocol, for groups of cases, "
-    "and beside a second model."
-)
+_EVALUATE = "Dice, HD95 (mm) and surface Dice of a model on labelled cases, by a protocol and beside a second model."
 _SITE = "Join a federation from a hospital: init, check, join, status. Only outbound connections are made."
 _SERVER = "Coordinate a federation of hospitals: init, add-site, start, run, status, stop, export."
 _PRIVACY = (
@@ -79,8 +78,8 @@ _AUDIT = "Check that no line of an audit trail (audit.jsonl) was changed, remove
 
 def _simulate_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
-    add("--data", metavar="DIR", help="dataset to split into hospitals: dataset.json, or images/ and labels/")
-    add("--task", metavar="NAME", help="what to segment (default: as the dataset says)")
+    add("--data", metavar="DIR", help="dataset to split into hospitals, in any layout of docs/data.md")
+    add("--task", metavar="NAME", help=_TASK)
     add("--sites", type=int, metavar="N", help="hospitals (default 4)")
     add("--rounds", type=int, metavar="R", help="rounds of federated averaging (default 30)")
     add("--local-epochs", type=int, metavar="E", help="passes over a site's cases in a round (default 1)")
@@ -88,6 +87,7 @@ def _simulate_options(command: argparse.ArgumentParser) -> None:
     add("--engine", metavar="NAME", help="local or ray (default local)")
     add("--seed", type=int, metavar="S", help="of everything random (default 0)")
     add("--held-out", type=float, metavar="SHARE", help="share of the cases that no site gets (default 0.2)")
+    add("--leave-out-published", action="store_true", default=None, help=_LEAVE_OUT)
     add("--minimum-sites", type=int, metavar="N", help="good replies that a round needs (default more than half)")
     add("--round-deadline", type=float, metavar="SECONDS", help="a round closes after this long (default 3600)")
     add("--parallel", type=int, metavar="N", help="sites that compute at once (default: the cores of this machine)")
@@ -118,11 +118,12 @@ def _warm_start_options(command: argparse.ArgumentParser) -> None:
 
 def _train_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
-    add("--data", metavar="DIR", required=True, help="labelled cases: dataset.json, or images/ and labels/")
-    add("--task", metavar="NAME", help="what to segment (default: as the dataset says)")
+    add("--data", metavar="DIR", required=True, help="labelled cases, in any layout of docs/data.md")
+    add("--task", metavar="NAME", help=_TASK)
     add("--epochs", type=int, default=30, metavar="N", help="passes over the cases (default 30)")
     add("--seed", type=int, default=0, metavar="S", help="of everything random (default 0)")
     add("--validation-share", type=float, default=0.1, metavar="SHARE", help="share to measure on (default 0.1)")
+    add("--leave-out-published", action="store_true", help=_LEAVE_OUT)
     add("--workers", type=int, default=0, metavar="N", help="processes that read cases and cut patches (default 0)")
     add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)")
     add("--config", metavar="FILE", help="TOML file with tables [training], [model], [grid]")
@@ -146,8 +147,9 @@ def _predict_options(command: argparse.ArgumentParser) -> None:
 def _evaluate_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--model", metavar="FILE", required=True, help="model file")
-    add("--data", metavar="DIR", required=True, help="labelled cases: dataset.json, or images/ and labels/")
-    add("--task", metavar="NAME", help="for models that do not say their task")
+    add("--data", metavar="DIR", required=True, help="labelled cases, in any layout of docs/data.md")
+    add("--task", metavar="NAME", help="for models that do not say their task, or data of another challenge")
+    add("--cases", default="all", metavar="WHICH", help="all, or published (held out by the published protocol)")
     add(
         "--mirror",
         action=argparse.BooleanOptionalAction,
@@ -169,7 +171,7 @@ def _site_options(command: argparse.ArgumentParser) -> None:
     deeds = command.add_subparsers(dest="deed", required=True, metavar="DEED")
     init = _deed(deeds, "init", "make a site's folder: its key and its settings")
     init.add_argument("--name", metavar="NAME", help="what the coordinator calls this site")
-    init.add_argument("--data", metavar="DIR", help="labelled cases: dataset.json, or images/ and labels/")
+    init.add_argument("--data", metavar="DIR", help="labelled cases, in any layout of docs/data.md")
     init.add_argument("--coordinator", metavar="HOST:PORT", help="where the coordinator's gate is")
     _deed(deeds, "check", "see whether the site can join: data, machine, network, certificate, clock, key")
     _deed(deeds, "join", "take part until Ctrl-C; reconnects by itself")
@@ -265,7 +267,7 @@ def _simulate(arguments: dict[str, Any]) -> None:
             raise ConfigurationError("--resume takes all settings from the run folder; leave the other options out")
         resume_simulation(Path(resumed))
         return
-    asked = _read_toml(config)
+    asked = _read_config(config)
     out = out or asked.pop("out", None)
     start_simulation(SimulationSettings.from_json({**asked, **given}), Path(out) if out else None)
 
@@ -273,7 +275,7 @@ def _simulate(arguments: dict[str, Any]) -> None:
 def _train(arguments: dict[str, Any]) -> None:
     from segformer3d.commands import train_and_print
 
-    train_and_print(**{**arguments, "config": _read_toml(arguments["config"])})
+    train_and_print(**{**arguments, "config": _read_config(arguments["config"])})
 
 
 _SITE_DEEDS = {
@@ -332,15 +334,8 @@ COMMANDS: Mapping[str, Callable[[dict[str, Any]], None]] = {
 }
 
 
-def _read_toml(path: str | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"cannot read {path}: {error.strerror}; --config takes a TOML file") from error
-    except ValueError as error:
-        raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
+def _read_config(path: str | None) -> dict[str, Any]:
+    return {} if path is None else read_toml(Path(path), "--config takes a TOML file")
 
 
 def _hint(stopped: KeyboardInterrupt) -> str:

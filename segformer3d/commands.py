@@ -14,17 +14,20 @@ from segformer3d.dataset import SetAside, SiteData, prepare
 from segformer3d.errors import ConfigurationError
 from segformer3d.evaluation import Rival, evaluate
 from segformer3d.fit import Fitted, Plan, fit
+from segformer3d.held_out import published_cases
 from segformer3d.inference import choose_device
 from segformer3d.model import SegFormer3D
 from segformer3d.prediction import Prediction, predict_cases
 from segformer3d.protocols import choose_protocol
 from segformer3d.report.evaluation_report import Circumstances, write_evaluation_report
-from segformer3d.score_tables import print_table
+from segformer3d.score_tables import print_groups, print_table
 from segformer3d.settings import TrainingSettings
 from segformer3d.strata import with_facts
-from segformer3d.tasks import Task, adjust, choose_task, get_task
+from segformer3d.tasks import Task, adjust, choose_task, named_task
 from segformer3d.terminal import make_console, plain_duration, progress_bar
 from segformer3d.training import Step
+
+CASES = ("all", "published")
 
 
 def train_and_print(
@@ -34,6 +37,7 @@ def train_and_print(
     seed: int,
     validation_share: float,
     workers: int,
+    leave_out_published: bool,
     device: str,
     config: Mapping[str, Any],
     out: str,
@@ -58,7 +62,12 @@ def train_and_print(
     where = choose_device(device)
     with console.status("reading and checking the cases"):
         cases = prepare(
-            Path(data), chosen, folder / "cache", validation_share=validation_share, workers=max(1, workers)
+            Path(data),
+            chosen,
+            folder / "cache",
+            validation_share=validation_share,
+            workers=max(1, workers),
+            leave_out_published=leave_out_published,
         )
     print_cases(console, cases)
     with progress_bar(console, "training") as bar:
@@ -105,6 +114,7 @@ def evaluate_and_print(
     model: str,
     data: str,
     task: str | None,
+    cases: str,
     protocol: str | None,
     against: str | None,
     strata: str | None,
@@ -115,24 +125,28 @@ def evaluate_and_print(
 ) -> None:
     """Measure a model on labelled cases, beside a second one if there is one, and leave tables and figures in `out`.
 
+    `cases` is "all", or "published" for the held-out ones of the task's published protocol.
+
     Raises:
         SegfedError: the model, the data or the disk are not as they must be.
     """
-    if seed < 0:
-        raise ConfigurationError(f"--seed must be 0 or more, got {seed}")
+    if seed < 0 or cases not in CASES:
+        raise ConfigurationError(f"--seed takes 0 or more, --cases one of {', '.join(CASES)}; got {seed} and {cases!r}")
     keep_freed_memory()
     console, where = make_console(), choose_device(device)
     network, chosen = load_model(Path(model), task)
     measure = choose_protocol(chosen.name, protocol)
     rival = None if against is None else Rival(against, *load_model(Path(against), task))
-    cases = find_cases(Path(data))
+    measured = find_cases(Path(data))
+    if cases == "published":
+        measured = published_cases(Path(data), measured, chosen.name)
     if strata is not None:
-        cases = with_facts(cases, Path(strata))
+        measured = with_facts(measured, Path(strata))
     with progress_bar(console, "measuring") as bar:
         result = evaluate(
             network,
             chosen,
-            cases,
+            measured,
             Path(out),
             device=where,
             seed=seed,
@@ -141,6 +155,7 @@ def evaluate_and_print(
             against=rival,
             on_case=lambda done, total: bar.show(done, total, "measuring"),
         )
+    print_groups(result.strata, console)
     print_table(result, console)
     mirrored = chosen.mirror if mirror is None else mirror
     about = Circumstances.now(Path(model), Path(data), str(where), mirrored=mirrored, seed=seed)
@@ -149,13 +164,13 @@ def evaluate_and_print(
 
 
 def load_model(path: Path, task: str | None) -> tuple[SegFormer3D, Task]:
-    """A model and its task; the task's name is needed for files that do not say.
+    """A model and its task; the task's name or TOML file is needed for models that do not say.
 
     Raises:
         CheckpointError: the file is damaged, or does not fit the task.
         ConfigurationError: there is no such task.
     """
-    chosen = get_task(task) if task is not None else load_task(path)
+    chosen = named_task(task) if task is not None else load_task(path)
     network = load(path)
     if (network.config.in_channels, network.config.num_classes) != (len(chosen.modalities), chosen.channels):
         raise ConfigurationError(

@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segformer3d.case_checks import for_task
 from segformer3d.cases import CaseFiles, find_cases
 from segformer3d.errors import CaseError, DataError
 from segformer3d.files import write_bytes, write_json
+from segformer3d.held_out import training_cases
+from segformer3d.patients import patient_of
 from segformer3d.processes import map_in_processes
 from segformer3d.tasks import Task
 from segformer3d.volumes import model_size, read_case, resample_image, resample_label, scale_intensity
@@ -74,15 +77,17 @@ class SetAside:
 
 @dataclass(frozen=True)
 class SiteData:
-    """What a site can train and validate on."""
+    """What a site can train and validate on, what was set aside, and how many published cases were left out."""
 
     train: tuple[PreparedCase, ...]
     validation: tuple[PreparedCase, ...]
     set_aside: tuple[SetAside, ...]
+    left_out: int = 0
 
     def describe(self) -> str:
         """For people: "48 used, 2 set aside"."""
-        return f"{len(self.train) + len(self.validation)} used, {len(self.set_aside)} set aside"
+        left_out = f", {self.left_out} of the published protocol left out" if self.left_out else ""
+        return f"{len(self.train) + len(self.validation)} used, {len(self.set_aside)} set aside{left_out}"
 
 
 def prepare(
@@ -92,21 +97,44 @@ def prepare(
     *,
     validation_share: float = DEFAULT_VALIDATION_SHARE,
     workers: int = 1,
+    leave_out_published: bool = False,
 ) -> SiteData:
-    """Prepare every case of a dataset folder.
+    """Prepare every case of a dataset folder, to train on them.
 
     Args:
         folder: a dataset in a layout that `find_cases` knows.
         task: what is segmented in what.
         cache: where preprocessed cases are kept.
-        validation_share: share of the cases kept from training, in [0, 1); see `split`.
+        validation_share: share of the patients kept from training, in [0, 1); see `split`.
         workers: processes that read cases at the same time.
+        leave_out_published: whether to leave out the held-out cases of the task's published protocol.
 
     Raises:
+        HeldOutError: there are such cases, and they are not left out.
         DataError: the folder is no dataset, or no usable case is left to train on.
         StorageError: the cache cannot be written.
     """
-    files = find_cases(folder)
+    found = find_cases(folder)
+    files = training_cases(folder, found, task.name, leave_out=leave_out_published)
+    data = prepare_cases(files, task, cache, validation_share=validation_share, workers=workers)
+    if not data.train:
+        raise DataError(f"{folder} has no usable case: {_reasons(data.set_aside)}")
+    return replace(data, left_out=len(found) - len(files))
+
+
+def prepare_cases(
+    files: Sequence[CaseFiles],
+    task: Task,
+    cache: Path,
+    *,
+    validation_share: float = DEFAULT_VALIDATION_SHARE,
+    workers: int = 1,
+) -> SiteData:
+    """Prepare cases, whatever for; the arguments are those of `prepare`.
+
+    Raises:
+        StorageError: the cache cannot be written.
+    """
     work = partial(_prepare_or_set_aside, task=task, cache=cache)
     if workers > 1 and len(files) > 1:
         results = map_in_processes(work, files, workers)
@@ -114,23 +142,24 @@ def prepare(
         results = [work(case) for case in files]
     cases = [result for result in results if isinstance(result, PreparedCase)]
     set_aside = tuple(result for result in results if isinstance(result, SetAside))
-    if not cases:
-        raise DataError(f"{folder} has no usable case: {_reasons(set_aside)}")
     train, validation = split(cases, validation_share)
     return SiteData(train, validation, set_aside)
 
 
 def split(cases: Sequence[PreparedCase], share: float) -> tuple[tuple[PreparedCase, ...], tuple[PreparedCase, ...]]:
-    """Training and validation cases, decided by a hash of each case's name.
+    """Training and validation cases, decided by a hash of each patient's name, which is the case's where none is known.
 
-    A case keeps its side while others come and go, except that both sides get at least one case as soon as there are
-    two, and that a single case is for training.
+    A patient keeps his or her side while others come and go, except that both sides get at least one as soon as there
+    are two, and that a single one is for training.
     """
-    ranked = sorted(cases, key=lambda case: name_fraction(case.name))
-    count = sum(1 for case in ranked if name_fraction(case.name) < share)
+    ranked = sorted({patient_of(case) for case in cases}, key=name_fraction)
+    count = sum(1 for patient in ranked if name_fraction(patient) < share)
     if share > 0 and ranked:
         count = min(max(count, 1), len(ranked) - 1)
-    return _by_name(ranked[count:]), _by_name(ranked[:count])
+    kept = set(ranked[:count])
+    sides = ([case for case in cases if (patient_of(case) in kept) is validates] for validates in (False, True))
+    train, validation = (_by_name(side) for side in sides)
+    return train, validation
 
 
 def _by_name(cases: Iterable[PreparedCase]) -> tuple[PreparedCase, ...]:
@@ -138,7 +167,7 @@ def _by_name(cases: Iterable[PreparedCase]) -> tuple[PreparedCase, ...]:
 
 
 def name_fraction(name: str) -> float:
-    """A case name's fixed place in [0, 1): the first 8 bytes of a SHA-256.
+    """A name's fixed place in [0, 1): the first 8 bytes of a SHA-256.
 
     The salt keeps it independent of other choices by name: whoever held out the cases with the lowest plain hashes
     would else leave none of those that are validated with.
@@ -148,6 +177,8 @@ def name_fraction(name: str) -> float:
 
 def _reasons(set_aside: Iterable[SetAside]) -> str:
     reasons = [item.reason for item in set_aside]
+    if not reasons:
+        return "all are held-out cases of the published protocol"
     return f"all {len(reasons)} were set aside, the first because {reasons[0]}"
 
 
@@ -167,6 +198,7 @@ def prepare_case(files: CaseFiles, task: Task, cache: Path) -> PreparedCase:
     """
     if files.label is None:
         raise CaseError("the case has no label, so nothing can be learnt from it")
+    files = for_task(files, task)  # which images, and in which order, is part of the key
     ticket = cache / "tickets" / f"{_digest(_stamp(files), _settings(task))}.json"
     known = _read_ticket(ticket)
     if known is None or not _complete(cache / "cases" / known[0]):

@@ -1,31 +1,34 @@
 """Measure a model on labelled cases by a protocol: scores of every case and structure, their summary, three pictures.
 
-Every case is read, predicted and scored (`segformer3d.metrics`), one in memory at a time; a second model, if there is
-one, predicts the same cases in the same go. A damaged case is set aside with its reason and counted, never dropped
-silently. Promises: the same models, cases and seed write the same files; nothing is written outside the output folder,
-whose files name cases and belong to the site alone.
+A second model, if there is one, predicts the same cases in the same go. A damaged case is set aside with its reason and
+counted, never dropped silently. Promises: the same models, cases and seed write the same files; nothing is written
+outside the output folder, whose files name cases and belong to the site alone.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from operator import add
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from segformer3d.boxes import Place
-from segformer3d.calibration import Reliability, calibrate, no_voxels, reliability
+from segformer3d.calibration import calibrate
 from segformer3d.cases import CaseFiles
-from segformer3d.errors import CaseError, ConfigurationError, DataError
+from segformer3d.errors import ConfigurationError, DataError
 from segformer3d.figures import overlay
 from segformer3d.files import write_json, write_text
-from segformer3d.inference import decide, native_slabs, structure_probabilities
-from segformer3d.metrics import score_case
+from segformer3d.measuring import (
+    Contest,
+    Measured,
+    OnCase,
+    Predict,
+    forecast_of,
+    masks_of,
+    measure_cases,
+    read_labelled,
+)
 from segformer3d.model import SegFormer3D
 from segformer3d.paired import RULES, paired_differences
 from segformer3d.protocols import Protocol, choose_protocol
@@ -34,12 +37,8 @@ from segformer3d.results import CaseResult, Comparison, Evaluation, SetAside, St
 from segformer3d.score_tables import case_table, set_aside_table
 from segformer3d.statistics import Summary, summarise
 from segformer3d.strata import stratify
-from segformer3d.surfaces import Mask
 from segformer3d.tasks import Task
-from segformer3d.volumes import Volume, read_case
 
-Predict = Callable[[Volume], NDArray[np.bool_]]
-OnCase = Callable[[int, int], None]
 COMPARISON_FILES = ("cases_against.csv", "comparison.json")
 
 
@@ -50,28 +49,6 @@ class Rival:
     name: str
     model: SegFormer3D
     task: Task
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """A labelled case as a protocol looks at it: the volume, the box of it that counts, and the true masks in there."""
-
-    volume: Volume
-    place: Place
-    truth: Mask
-
-
-_Forecast = Callable[[_Seen], tuple[Mask, Reliability | None]]
-
-
-@dataclass(frozen=True)
-class _Contest:
-    """Who is measured on what: the model, and the second one by its name if there is one."""
-
-    task: Task
-    protocol: Protocol
-    forecast: _Forecast
-    against: tuple[str, _Forecast] | None
 
 
 def evaluate(
@@ -108,12 +85,12 @@ def evaluate(
         StorageError: the folder cannot be written.
     """
     protocol = protocol or choose_protocol(task.name)
-    forecast = partial(_forecast, model, task, device, mirror)
+    forecast = partial(forecast_of, model, task, device, mirror)
     rival = None
     if against is not None:
         check_comparable(task, against)
-        rival = (against.name, partial(_forecast, against.model, against.task, device, mirror))
-    return _evaluate(_Contest(task, protocol, forecast, rival), cases, out, seed, on_case)
+        rival = (against.name, partial(forecast_of, against.model, against.task, device, mirror))
+    return _evaluate(Contest(task, protocol, forecast, rival), cases, out, seed, on_case)
 
 
 def evaluate_predictor(
@@ -134,31 +111,8 @@ def evaluate_predictor(
         StorageError: the folder cannot be written.
     """
     protocol = protocol or choose_protocol(task.name)
-    rival = None if against is None else (against[0], partial(_predicted, against[1]))
-    return _evaluate(_Contest(task, protocol, partial(_predicted, predict), rival), cases, out, seed, on_case)
-
-
-def score_cases(
-    model: SegFormer3D,
-    task: Task,
-    cases: Sequence[CaseFiles],
-    *,
-    device: torch.device,
-    protocol: Protocol | None = None,
-) -> tuple[tuple[CaseResult, ...], tuple[SetAside, ...]]:
-    """The scores of every case, as `evaluate` measures them, and the cases that could not be used; nothing is written.
-
-    Args:
-        model: a model of the task.
-        task: what is segmented.
-        cases: labelled cases.
-        device: where the model predicts.
-        protocol: how to measure; None is the task's default.
-    """
-    forecast = partial(_forecast, model, task, device, None)
-    contest = _Contest(task, protocol or choose_protocol(task.name), forecast, None)
-    measured, set_aside = _measure(contest, cases, None)
-    return tuple(case.result for case in measured), tuple(set_aside)
+    rival = None if against is None else (against[0], partial(masks_of, against[1]))
+    return _evaluate(Contest(task, protocol, partial(masks_of, predict), rival), cases, out, seed, on_case)
 
 
 def check_comparable(task: Task, rival: Rival) -> None:
@@ -187,26 +141,8 @@ def summarise_cases(
     return tuple(structures), summarise((case.mean_dice for case in cases), seed)
 
 
-def _forecast(
-    model: SegFormer3D, task: Task, device: torch.device, mirror: bool | None, seen: _Seen
-) -> tuple[Mask, Reliability]:
-    masks, sums, done = [], no_voxels(len(task.structures)), 0
-    for slab_KXYZ in native_slabs(model, task, seen.volume, device, mirror=mirror, place=seen.place):
-        truth = seen.truth[:, done : done + slab_KXYZ.shape[1]]
-        done += slab_KXYZ.shape[1]
-        sums += reliability(structure_probabilities(slab_KXYZ, task), truth)
-        masks.append(decide(slab_KXYZ, task))
-    return np.concatenate(masks, axis=1), sums
-
-
-def _predicted(predict: Predict, seen: _Seen) -> tuple[Mask, None]:
-    return predict(seen.volume)[:, *seen.place], None
-
-
-def _evaluate(
-    contest: _Contest, cases: Sequence[CaseFiles], out: Path, seed: int, on_case: OnCase | None
-) -> Evaluation:
-    measured, set_aside = _measure(contest, cases, on_case)
+def _evaluate(contest: Contest, cases: Sequence[CaseFiles], out: Path, seed: int, on_case: OnCase | None) -> Evaluation:
+    measured, set_aside = measure_cases(contest, cases, on_case)
     write_text(out / "set_aside.csv", set_aside_table(set_aside))
     if not measured:
         raise DataError(_none_left(set_aside))
@@ -216,62 +152,7 @@ def _evaluate(
     return evaluation
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """One case, measured: the model's result, the second model's, and what the model's probabilities are worth."""
-
-    result: CaseResult
-    other: CaseResult | None
-    reliability: Reliability | None
-
-
-def _measure(
-    contest: _Contest, cases: Sequence[CaseFiles], on_case: OnCase | None
-) -> tuple[list[_Measured], list[SetAside]]:
-    measured: list[_Measured] = []
-    set_aside: list[SetAside] = []
-    for done, files in enumerate(cases, start=1):
-        try:
-            measured.append(_measure_case(contest, files))
-        except CaseError as error:
-            set_aside.append(SetAside(files.name, str(error)))
-        if on_case is not None:
-            on_case(done, len(cases))
-    return measured, set_aside
-
-
-def _measure_case(contest: _Contest, files: CaseFiles) -> _Measured:
-    seen = _read_labelled(files, contest)
-    predicted, sums = contest.forecast(seen)
-    result = _score(contest, files, seen, predicted)
-    if contest.against is None:
-        return _Measured(result, None, sums)
-    del predicted  # a large scan's masks need not be held twice
-    return _Measured(result, _score(contest, files, seen, contest.against[1](seen)[0]), sums)
-
-
-def _read_labelled(files: CaseFiles, contest: _Contest) -> _Seen:
-    volume = read_case(files, contest.task)
-    if volume.label is None:
-        raise CaseError("the case has no label to compare with; add its label file or take it out of the list")
-    place = contest.protocol.place(volume.label.shape)
-    return _Seen(volume, place, contest.task.structure_masks(volume.label[place]))
-
-
-def _score(contest: _Contest, files: CaseFiles, seen: _Seen, predicted: Mask) -> CaseResult:
-    spacing = seen.volume.spacing
-    ml = math.prod(spacing) / 1000
-    scores = score_case(predicted, seen.truth, spacing, contest.protocol)
-    return CaseResult(files.name, scores, _millilitres(seen.truth, ml), _millilitres(predicted, ml), files.facts)
-
-
-def _millilitres(masks: Mask, voxel_ml: float) -> tuple[float, ...]:
-    return tuple(int(np.count_nonzero(mask)) * voxel_ml for mask in masks)
-
-
-def _summarise(
-    contest: _Contest, measured: Sequence[_Measured], set_aside: Sequence[SetAside], seed: int
-) -> Evaluation:
+def _summarise(contest: Contest, measured: Sequence[Measured], set_aside: Sequence[SetAside], seed: int) -> Evaluation:
     task, protocol = contest.task, contest.protocol
     cases, names = tuple(case.result for case in measured), [structure.name for structure in task.structures]
     structures, mean_dice = summarise_cases(cases, task, protocol, seed)
@@ -290,7 +171,7 @@ def _summarise(
     )
 
 
-def _compare(contest: _Contest, measured: Sequence[_Measured], seed: int) -> Comparison | None:
+def _compare(contest: Contest, measured: Sequence[Measured], seed: int) -> Comparison | None:
     others = tuple(case.other for case in measured if case.other is not None)
     if contest.against is None:
         return None
@@ -321,13 +202,13 @@ def _none_left(set_aside: Sequence[SetAside]) -> str:
     )
 
 
-def _draw(contest: _Contest, cases: Sequence[CaseFiles], evaluation: Evaluation, out: Path) -> None:
+def _draw(contest: Contest, cases: Sequence[CaseFiles], evaluation: Evaluation, out: Path) -> None:
     """Read and predict the ranked cases again: cheaper than keeping every prediction until the ranks are known."""
     files = {case.name: case for case in cases}
     names = [structure.name for structure in contest.task.structures]
     ranks = ranked(evaluation.cases)
     for case in dict.fromkeys(ranks.values()):
-        seen = _read_labelled(files[case.name], contest)
+        seen = read_labelled(files[case.name], contest)
         image, (predicted, _) = seen.volume.image[0][seen.place], contest.forecast(seen)
         for rank in (rank for rank, holder in ranks.items() if holder is case):
             title = f"{rank} case, mean Dice {case.mean_dice:.3f}"

@@ -14,7 +14,7 @@ HD95 is that of `segformer3d.surfaces`, which counts every surface voxel once; t
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,7 @@ from segformer3d.surfaces import Mask, Spacing, hd95, surface_distances
 
 _Labels = NDArray[np.int32]
 _Place = tuple[slice, ...]
+_Corners = NDArray[np.int64]
 _EIGHTEEN, _TWENTY_SIX = 2, 3  # neighbours, as SciPy counts their connectivity
 
 
@@ -49,8 +50,6 @@ def score_lesions(predicted: Mask, truth: Mask, spacing: Spacing, rule: LesionRu
         spacing: voxel size along X, Y and Z in mm.
         rule: how lesions are told apart and matched.
     """
-    box = bounding_box(predicted | truth)
-    predicted, truth = predicted[box], truth[box]
     components, count = _components(predicted)
     touched = np.zeros(count + 1, bool)
     scores: list[tuple[float, float]] = []
@@ -71,9 +70,7 @@ def _matched(
     truth: Mask, components: _Labels, touched: NDArray[np.bool_], dilations: int
 ) -> Iterator[tuple[Mask, Mask]]:
     """Each lesion with its prediction, in a box around both; notes in `touched` the components that any lesion has."""
-    from scipy.ndimage import find_objects
-
-    extents = find_objects(components)
+    starts, stops = _extents(components, touched.size)
     dilated, places = _dilated_lesions(truth, dilations)
     lesions = dilated * truth
     for number, place in enumerate(places, start=1):
@@ -82,7 +79,7 @@ def _matched(
         touched[touching] = True
         mine = np.zeros_like(touched)
         mine[touching] = True
-        hull = _hull([place, *(extents[component - 1] for component in touching)])
+        hull = _hull(place, starts[touching], stops[touching])
         yield lesions[hull] == number, mine[components[hull]]
 
 
@@ -104,9 +101,26 @@ def _components(mask: Mask) -> tuple[_Labels, int]:
     return labels, count
 
 
-def _hull(places: Sequence[_Place]) -> _Place:
-    sides = zip(*places, strict=True)
-    return tuple(slice(min(side.start for side in axis), max(side.stop for side in axis)) for axis in map(list, sides))
+def _extents(components: _Labels, count: int) -> tuple[_Corners, _Corners]:
+    """The first voxel of each component along each axis, and the one behind the last; row 0 is of no component.
+
+    (SciPy's `find_objects` is slow for the thousands of components that scattered voxels are.)
+    """
+    voxels = np.argwhere(components)
+    order = np.argsort(components[tuple(voxels.T)], kind="stable")
+    voxels = voxels[order]
+    first = np.searchsorted(components[tuple(voxels.T)], np.arange(1, count))
+    starts, stops = np.zeros((2, count, components.ndim), np.int64)
+    if count > 1:
+        starts[1:], stops[1:] = np.minimum.reduceat(voxels, first), np.maximum.reduceat(voxels, first) + 1
+    return starts, stops
+
+
+def _hull(place: _Place, starts: _Corners, stops: _Corners) -> _Place:
+    """The box around a box and others, given by their corners (N, 3)."""
+    low = np.vstack([[side.start for side in place], starts]).min(axis=0)
+    high = np.vstack([[side.stop for side in place], stops]).max(axis=0)
+    return tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
 
 
 def _score(guess: Mask, lesion: Mask, spacing: Spacing, penalty_mm: float) -> tuple[float, float]:

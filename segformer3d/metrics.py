@@ -76,12 +76,12 @@ def _check(predicted: Mask, truth: Mask, spacing: Spacing) -> None:
 
 
 def _score(predicted: Mask, truth: Mask, spacing: Spacing, protocol: Protocol) -> StructureScore:
-    lesions = None if protocol.lesions is None else score_lesions(predicted, truth, spacing, protocol.lesions)
-    missing = _missing(bool(predicted.any()), bool(truth.any()), protocol)
-    if missing is not None:
-        return StructureScore(missing.dice, missing.hd95_mm, missing.surface_dice, lesions)
     box = bounding_box(predicted | truth)
     p, t = predicted[box], truth[box]
+    lesions = None if protocol.lesions is None else score_lesions(p, t, spacing, protocol.lesions)
+    missing = _missing(bool(p.any()), bool(t.any()), protocol)
+    if missing is not None:
+        return StructureScore(missing.dice, missing.hd95_mm, missing.surface_dice, lesions)
     dice = 2 * np.count_nonzero(p & t) / (np.count_nonzero(p) + np.count_nonzero(t))
     forth, back = surface_distances(p, t, spacing)
     return StructureScore(dice, hd95(forth, back), surface_dice(forth, back, protocol.tolerance_mm), lesions)

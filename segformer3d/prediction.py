@@ -1,7 +1,7 @@
 """Label maps for images: what `segfed predict` does."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -58,7 +58,7 @@ def _predict_or_set_aside(
     model: SegFormer3D, task: Task, files: CaseFiles, out: Path, device: torch.device, mirror: bool | None
 ) -> Prediction | SetAside:
     try:
-        volume = read_case(CaseFiles(files.name, files.images, None), task)
+        volume = read_case(replace(files, label=None), task)
     except CaseError as error:
         return SetAside(files.name, str(error))
     label = predict_label(model, task, volume, device, mirror=mirror)

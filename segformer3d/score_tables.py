@@ -56,10 +56,8 @@ def _csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def print_table(evaluation: Evaluation, console: Console) -> None:
-    """Print a line per structure and the mean, the groups of cases, published rows, the second model, the counts."""
+    """Print a line per structure and the mean, published rows, the second model, and how many cases were used."""
     console.print(_scores(evaluation))
-    if len(evaluation.cases) >= MINIMUM_COUNT:
-        console.print(_groups(evaluation.strata))
     if evaluation.published:
         console.print(_published(evaluation))
     if evaluation.comparison is not None:
@@ -90,7 +88,13 @@ def _cells(structure: StructureSummary) -> Iterable[str]:
         yield _spoken(structure.lesion_hd95_mm, ".2f")
 
 
-def _groups(strata: Sequence[Stratum]) -> Table:
+def print_groups(strata: Sequence[Stratum], console: Console) -> None:
+    """Print a line per group of cases: those with a fact in common, and the sizes of each structure.
+
+    Where every group is too small for a mean, there is nothing to print.
+    """
+    if not any(stratum.enough for stratum in strata):
+        return
     table = Table(
         "cases by", "group", "of", title=f"Dice of groups (of fewer than {MINIMUM_COUNT}, the interval alone)"
     )
@@ -100,7 +104,7 @@ def _groups(strata: Sequence[Stratum]) -> Table:
         if stratum.structure == MEAN or stratum.by == SIZE:
             by, group, structure = (escape(text) for text in (stratum.by, stratum.group, stratum.structure))
             table.add_row(by, group, structure, str(stratum.count), _interval(stratum.dice))
-    return table
+    console.print(table)
 
 
 def _published(evaluation: Evaluation) -> Table:

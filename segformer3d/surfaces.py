@@ -27,7 +27,7 @@ def surface_distances(predicted: Mask, truth: Mask, spacing: Spacing) -> tuple[D
     from scipy.spatial import cKDTree
 
     points = [np.argwhere(_surface(mask)) * np.asarray(spacing, np.float64) for mask in (predicted, truth)]
-    forth, back = (cKDTree(points[1 - i], balanced_tree=False).query(points[i])[0] for i in (0, 1))
+    forth, back = (cKDTree(points[1 - i], leafsize=32, balanced_tree=False).query(points[i])[0] for i in (0, 1))
     return forth, back
 
 

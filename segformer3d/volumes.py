@@ -22,10 +22,11 @@ from nibabel.spatialimages import HeaderDataError, SpatialImage
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from segformer3d.cases import CaseFiles
+from segformer3d.case_checks import check_image, check_labels, for_task
 from segformer3d.config import Triple
 from segformer3d.errors import CaseError
-from segformer3d.tasks import Task
+from segformer3d.layouts.files import CaseFiles
+from segformer3d.task import Task
 
 Image = NDArray[np.float32]
 Label = NDArray[np.int16]
@@ -72,10 +73,12 @@ def read_case(files: CaseFiles, task: Task) -> Volume:
     Raises:
         CaseError: a file is missing or damaged, or image, label and task do not fit together.
     """
-    parts = [_read(path, "image") for path in files.images]
+    files = for_task(files, task)
+    names = _spoken(len(files.images), task)
+    parts = [_read(path, name) for path, name in zip(files.images, names, strict=True)]
     _check_grids(parts, "the images of its contrasts")
     image = np.concatenate([_channels(part) for part in parts])
-    _check_image(image, task)
+    check_image(image, task)
     label = None
     if files.label is not None:
         label_part = _read(files.label, "label")
@@ -84,6 +87,13 @@ def read_case(files: CaseFiles, task: Task) -> Volume:
     volume = Volume(image, label, parts[0].canonical_affine, parts[0].source_affine)
     _check_size(volume, task)
     return volume
+
+
+def _spoken(files: int, task: Task) -> list[str]:
+    """What each image file is called in messages."""
+    if files == 1 or files != len(task.modalities):
+        return ["image"] * files
+    return [f"{name} image" for name in task.modalities]
 
 
 @dataclass(frozen=True)
@@ -105,6 +115,8 @@ def _read(path: Path, what: str) -> _Part:
     with _unreadable(what):
         canonical = nib.as_closest_canonical(source)
         data = np.asanyarray(canonical.dataobj)
+    if data.dtype.names is not None:
+        raise CaseError(f"the {what} file holds colours (RGB); it must hold real numbers, one a voxel; export it again")
     if not (np.issubdtype(data.dtype, np.number) and not np.iscomplexobj(data)):
         raise CaseError(f"the {what} file holds {data.dtype} values; it must hold real numbers")
     return _Part(data, np.asarray(canonical.affine, np.float64), np.asarray(source.affine, np.float64))
@@ -157,29 +169,11 @@ def _check_grids(parts: Sequence[_Part], what: str) -> None:
             raise CaseError(f"{what} differ in position, orientation or spacing (their affines disagree)")
 
 
-def _check_image(image: Image, task: Task) -> None:
-    if image.shape[0] != len(task.modalities):
-        raise CaseError(
-            f"the image has {image.shape[0]} contrasts; task {task.name} takes {len(task.modalities)} "
-            f"({', '.join(task.modalities)})"
-        )
-    finite = np.isfinite(image)
-    if not finite.all():
-        raise CaseError(f"the image holds {int((~finite).sum())} voxels that are NaN or infinite")
-    for name, channel in zip(task.modalities, image, strict=True):
-        if channel.min() == channel.max():
-            raise CaseError(f"the image is empty: every voxel of contrast {name} has the same value")
-
-
 def _label_values(part: _Part, task: Task) -> Label:
     data = part.data[..., 0] if part.data.ndim == 4 and part.data.shape[3] == 1 else part.data
     if data.ndim != 3:
         raise CaseError("the label must be one 3D volume of label values")
-    values = np.unique(data)
-    wrong = [float(v) for v in values if not np.isfinite(v) or float(v) not in task.label_values]
-    if wrong:
-        legal = ", ".join(str(v) for v in task.label_values)
-        raise CaseError(f"the label holds the value {wrong[0]:.10g}; task {task.name} knows {legal}")
+    check_labels(np.unique(data), task)
     return np.ascontiguousarray(data, dtype=np.int16)
 
 

@@ -210,15 +210,15 @@ def _lay_out_sites(console: Console, run: Run) -> None:
     place = run.folder / SITES
     if not place.is_dir():
         with console.status("writing the sites"):
-            write_whole(place, partial(_write_sites, run.settings))
+            write_whole(place, partial(_write_sites, run.settings, run.task.name))
 
 
-def _write_sites(asked: SimulationSettings, folder: Path) -> None:
+def _write_sites(asked: SimulationSettings, task: str, folder: Path) -> None:
     if asked.data is None:
         write_phantom_federation(folder, asked.sites, PHANTOMS_PER_SITE, PHANTOMS_HELD_OUT, asked.seed)
     else:
         dealt = (asked.partition, asked.sites, asked.seed, asked.held_out, asked.patient_pattern)
-        write_partition(asked.data, folder, *dealt)
+        write_partition(asked.data, folder, *dealt, task=task, leave_out_published=asked.leave_out_published)
 
 
 def _federate(console: Console, run: Run) -> Journal:

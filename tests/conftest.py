@@ -29,9 +29,15 @@ MakeDataset = Callable[..., Path]
 
 
 @pytest.fixture(autouse=True, scope="session")
-def one_thread() -> None:
-    """Small tensors are slower on many threads, and sums on another number of threads differ in the last bit."""
+def one_thread() -> Iterator[None]:
+    """Small tensors are slower on many threads, and sums on another number of threads differ in the last bit.
+
+    The processes that tests start are told, too.
+    """
     torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
 
 
 @pytest.fixture(scope="session")

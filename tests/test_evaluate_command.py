@@ -123,3 +123,28 @@ def test_no_labelled_case_is_one_line(models, make_dataset, tmp_path):
     (folder / "images").mkdir(parents=True)
     line = one_line(run("evaluate", "--model", models[0], "--data", folder, "--out", tmp_path / "out", code=1))
     assert "lists no case" in line
+
+
+def part_of(scans: Path, folder: Path, cases: slice) -> Path:
+    """A dataset of some cases of another, whose files stay where they are."""
+    described = json.loads((scans / "dataset.json").read_text())
+    entries = [{kind: str(scans / name) for kind, name in entry.items()} for entry in described["training"][cases]]
+    folder.mkdir()
+    (folder / "dataset.json").write_text(json.dumps({**described, "training": entries}))
+    return folder
+
+
+@pytest.mark.slow
+def test_longer_training_on_hippocampi_is_better_and_the_test_says_so(shared: Path, tmp_path: Path):
+    scans = shared / "data" / "hippocampus"
+    train, held_out = part_of(scans, tmp_path / "train", slice(24)), part_of(scans, tmp_path / "held", slice(176, None))
+    for epochs in (1, 5):
+        run("train", "--data", train, "--epochs", epochs, "--out", tmp_path / f"{epochs}")
+    longer, shorter = (tmp_path / name / "model.safetensors" for name in ("5", "1"))
+    out = tmp_path / "scores"
+    run("evaluate", "--model", longer, "--against", shorter, "--data", held_out, "--out", out)
+    told = json.loads((out / "comparison.json").read_text())
+    assert told["cases"] == 24
+    mean = told["differences"][0]
+    assert mean["difference"]["low"] > 0
+    assert mean["p_value"] < 0.01

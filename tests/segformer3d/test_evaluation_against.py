@@ -18,7 +18,7 @@ from segformer3d.inference import predict_probabilities
 from segformer3d.model import build
 from segformer3d.protocols import WHOLE_SCAN, Crop, choose_protocol
 from segformer3d.published_scores import PublishedRow
-from segformer3d.score_tables import print_table
+from segformer3d.score_tables import print_groups, print_table
 from segformer3d.tasks import Structure, Task
 from segformer3d.volumes import read_case, scale_intensity
 
@@ -88,9 +88,9 @@ def test_groups_are_in_the_result_and_on_the_screen(tiny_task, cases, tmp_path, 
     assert groups["scanner", "GE", "first"].dice.mean == pytest.approx(0.9)
     assert groups["scanner", "Philips", "mean"].dice.mean is None
     assert groups["size", "large", "second"].volume_ml == pytest.approx((5 * 48 / 1000, 6 * 48 / 1000))
-    print_table(found, Console(width=100))
+    print_groups(found.strata, Console(width=100))
     printed = capsys.readouterr().out
-    for text in ("scanner", "Philips", "large", "protocol whole-scan"):
+    for text in ("scanner", "Philips", "large", "0.900 [0.900, 0.900]"):
         assert text in printed
 
 
