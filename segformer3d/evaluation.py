@@ -115,29 +115,6 @@ def evaluate_predictor(
     return _evaluate(Contest(task, protocol, partial(masks_of, predict), rival), cases, out, seed, on_case)
 
 
-def score_cases(
-    model: SegFormer3D,
-    task: Task,
-    cases: Sequence[CaseFiles],
-    *,
-    device: torch.device,
-    protocol: Protocol | None = None,
-) -> tuple[tuple[CaseResult, ...], tuple[SetAside, ...]]:
-    """The scores of every case, as `evaluate` measures them, and the cases that could not be used; nothing is written.
-
-    Args:
-        model: a model of the task.
-        task: what is segmented.
-        cases: labelled cases.
-        device: where the model predicts.
-        protocol: how to measure; None is the task's default.
-    """
-    forecast = partial(forecast_of, model, task, device, None)
-    contest = Contest(task, protocol or choose_protocol(task.name), forecast, None)
-    measured, set_aside = measure_cases(contest, cases, None)
-    return tuple(case.result for case in measured), tuple(set_aside)
-
-
 def check_comparable(task: Task, rival: Rival) -> None:
     """Check that a second model segments the same in the same.
 

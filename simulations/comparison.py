@@ -20,10 +20,11 @@ from segformer3d.allocator import keep_freed_memory
 from segformer3d.cases import find_cases
 from segformer3d.checkpoint import load
 from segformer3d.dataset import SiteData, prepare
-from segformer3d.evaluation import evaluate, score_cases
+from segformer3d.evaluation import evaluate
 from segformer3d.files import write_text
 from segformer3d.fit import Plan, fit
 from segformer3d.inference import choose_device
+from segformer3d.measuring import Contest, forecast_of, measure_cases
 from segformer3d.model import SegFormer3D
 from segformer3d.processes import map_in_processes
 from segformer3d.protocols import choose_protocol
@@ -159,9 +160,10 @@ def _measure_at(
     """The mean Dice of every case that a site keeps from training; all scores are written beside the model."""
     kept = {case.name for case in _data_of(site, work, task).validation}
     cases = [case for case in find_cases(site) if case.name in kept]
-    results, _ = score_cases(model, task, cases, device=device)
-    names = [structure.name for structure in task.structures]
-    write_text(out / "sites" / f"{site.name}.csv", case_table(results, names, choose_protocol(task.name)))
+    protocol, names = choose_protocol(task.name), [structure.name for structure in task.structures]
+    contest = Contest(task, protocol, partial(forecast_of, model, task, device, None), None)
+    results = [case.result for case in measure_cases(contest, cases, None)[0]]
+    write_text(out / "sites" / f"{site.name}.csv", case_table(results, names, protocol))
     return {case.name: case.mean_dice for case in results}
 
 
@@ -204,8 +206,10 @@ def at_the_sites(compared: Compared, seed: int) -> Mapping[str, Any]:
 
 
 def matrix_of(compared: Compared, seed: int) -> CrossSite:
-    """Every model at the first `MATRIX_SITES` sites."""
-    return cross_site(compared.sites, list(compared.ways[ALONE])[:MATRIX_SITES], seed)
+    """Every model at the first `MATRIX_SITES` sites: those of single sites first."""
+    own = compared.ways[ALONE]
+    ordered = {name: compared.sites[name] for name in (*own, FEDERATED, POOLED)}
+    return cross_site(ordered, list(own)[:MATRIX_SITES], seed)
 
 
 def print_comparison(console: Console, summary: Mapping[str, Any], task: Task) -> None:

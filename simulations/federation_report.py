@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from segformer3d.report.charts import bars, round_charts
+from segformer3d.report.charts import round_charts
 from segformer3d.report.citations import FEDERATED_AVERAGING, FLOWER, PRIVATE_TRAINING, how_to_cite
 from segformer3d.report.document import (
     Cell,
@@ -27,6 +27,7 @@ from segformer3d.report.document import (
     Section,
     Table,
 )
+from segformer3d.report.score_charts import Line, means
 from segformer3d.report.words import NOTHING, counted, fixed, interval, mean_cell, percent
 from segformer3d.report.writing import write_report
 from segformer3d.results import Evaluation
@@ -107,12 +108,14 @@ def _model(run: Finished) -> Section:
         for s in run.evaluation.structures
     )
     mean: tuple[Cell | str, ...] = ("mean", mean_cell(run.evaluation.mean_dice, strong=True), "", "")
-    table = Table("The global model", columns, (*rows, mean), "Below each mean its 95 % interval over the cases.")
+    caption = f"Means over {counted(run.summary['cases'], 'held-out case')}"
+    table = Table(caption, columns, (*rows, mean), "Below each mean its 95 % interval over the cases.")
     if run.compared is None:
         return Section("The global model", (said, table))
-    chart = bars(
-        "comparison", "Mean Dice on the held-out cases", comparison_of(run.evaluation, run.compared),
-        "Every model had the same budget of samples; whiskers are 95 % intervals over the cases.",
+    chart = means(
+        "comparison", "Mean Dice on the held-out cases",
+        [Line(bar.label, bar.dice) for bar in comparison_of(run.evaluation, run.compared)],
+        "Every model had the same budget of samples; lines are 95 % intervals over the cases.",
     )  # fmt: skip
     return Section("The global model", (said, table, Gallery((chart,))))
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import repeat
 
 from segformer3d.report.document import Cell, Column, Gallery, Note, Paragraph, Section, Table
-from segformer3d.report.score_charts import Difference, differences, heat_map
+from segformer3d.report.score_charts import Line, differences, heat_map
 from segformer3d.report.words import counted, fixed, mean_cell
 from segformer3d.statistics import MINIMUM_COUNT, Summary, not_over_read
 from simulations.comparison import FEDERATED, POOLED
@@ -16,12 +16,12 @@ def gains_section(sites: Sequence[SiteGains]) -> Section:
     ways = [gain.way for gain in sites[0].gains]
     chart = differences(
         "gains", "Dice gained by taking part",
-        [Difference(site.site, not_over_read(_of(site, FEDERATED).difference.difference)) for site in sites],
+        [Line(site.site, not_over_read(_of(site, FEDERATED).difference.difference)) for site in sites],
         "The federation's model less the site's own; right of nought the site gains.",
     )  # fmt: skip
     columns = (
-        Column("site", "text"), Column("cases"), Column("alone"), *map(Column, ways),
-        Column("gain by taking part"), Column("p"), Column("verdict", "text"),
+        Column("site", "text"), Column("cases"), Column("gain by taking part"), Column("p"), Column("verdict", "text"),
+        Column(ALONE), *map(Column, ways),
     )  # fmt: skip
     table = Table("Mean Dice on each site's own cases", columns, tuple(_row(site) for site in sites), _NOTE)
     return Section("What each hospital gained", (Paragraph(_HOW), Gallery((chart,)), table, *_few(sites)))
@@ -47,8 +47,8 @@ def _row(site: SiteGains) -> tuple[Cell | str, ...]:
     gained = mean_cell(not_over_read(gain.difference.difference), sign=True, strong=True)
     others = (mean_cell(other.dice) for other in site.gains)
     return (
-        site.site, str(site.cases), mean_cell(site.alone), *others,
-        gained, fixed(gain.difference.p_value), gain.verdict,
+        site.site, str(site.cases), gained, fixed(gain.difference.p_value), gain.verdict,
+        mean_cell(site.alone), *others,
     )  # fmt: skip
 
 

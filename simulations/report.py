@@ -293,7 +293,7 @@ _README = """# A federation of {task}
 | file | what it is |
 | --- | --- |
 | `report.html` | the run for people: what the model is worth, what each hospital gained, how it went; names no case |
-| `report.md`, `report-pictures/` | the same as Markdown |
+| `report.md` | the same as Markdown; its pictures are in `report-pictures/` |
 | `summary.json` | the run in one page: scores on the held-out cases, time, bytes, the final weights' hash |
 | `last.safetensors` | the final global model; use it with `segfed predict` and `segfed evaluate` |
 {more}| `overlay-best.png`, `overlay-median.png`, `overlay-worst.png` | truth and prediction of three held-out cases |

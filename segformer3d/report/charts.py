@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from segformer3d.figures import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, YELLOW, to_png
 from segformer3d.files import write_bytes
 from segformer3d.report.document import Picture
-from segformer3d.report.words import fixed
 from segformer3d.statistics import Summary
 
 WIDTH = 4.8  # inches
@@ -159,27 +158,23 @@ def comparison_bars(path: Path, bars: Sequence[Bar], title: str = "Mean Dice on 
         title: the line above the bars.
     """
     figure = Figure(figsize=(8, 1.4 + 0.42 * len(bars)), facecolor="white", layout="constrained")
-    draw_bars(figure.subplots(), bars, title)
+    axes = figure.subplots()
+    for row, bar in enumerate(bars):
+        _bar(axes, row, bar)
+    style_axes(axes, title, ON_PAPER, grid="x")
+    axes.set(yticks=range(len(bars)), yticklabels=[bar.label for bar in bars], xlim=(0, 1.12), xlabel="Dice")
+    axes.set(xticks=np.linspace(0, 1, 6), ylim=(len(bars) - 0.5, -0.5))
     write_bytes(path, to_png(figure))
 
 
-def draw_bars(axes: Axes, bars: Sequence[Bar], title: str, theme: Theme = ON_PAPER) -> None:
-    """The bars of `comparison_bars`."""
-    for row, bar in enumerate(bars):
-        _bar(axes, row, bar, theme)
-    style_axes(axes, title, theme, grid="x")
-    axes.set(yticks=range(len(bars)), yticklabels=[bar.label for bar in bars], xlim=(0, 1.12), xlabel="Dice")
-    axes.set(xticks=np.linspace(0, 1, 6), ylim=(len(bars) - 0.5, -0.5))
-
-
-def _bar(axes: Axes, row: int, bar: Bar, theme: Theme) -> None:
+def _bar(axes: Axes, row: int, bar: Bar) -> None:
     dice = bar.dice
     if dice.mean is None or dice.low is None or dice.high is None:
-        axes.text(0.01, row, "no value", color=theme.quiet, va="center", fontsize=9)
+        axes.text(0.01, row, "no value", color=ON_PAPER.quiet, va="center", fontsize=9)
         return
     axes.barh(row, dice.mean, height=0.68, color=BAR_COLOURS[bar.training])
-    axes.plot([dice.low, dice.high], [row, row], color=theme.ink, lw=1.6, marker="|", ms=9)
-    axes.text(dice.high + 0.012, row, f"{dice.mean:.3f}", va="center", fontsize=9, color=theme.ink)
+    axes.plot([dice.low, dice.high], [row, row], color=ON_PAPER.ink, lw=1.6, marker="|", ms=9)
+    axes.text(dice.high + 0.012, row, f"{dice.mean:.3f}", va="center", fontsize=9, color=ON_PAPER.ink)
 
 
 def style_axes(axes: Axes, title: str, theme: Theme, grid: Literal["x", "y"] = "y") -> None:
@@ -213,9 +208,3 @@ def round_charts(rounds: Sequence[RoundPoint]) -> tuple[Picture, Picture]:
 
 
 _LEGEND_AT_MOST = 12  # lines; more would hide the curves
-
-
-def bars(name: str, title: str, rows: Sequence[Bar], caption: str) -> Picture:
-    """The Dice of several ways of training as bars with their intervals."""
-    said = f"{title}: " + ", ".join(f"{bar.label} {fixed(bar.dice.mean)}" for bar in rows)
-    return chart(name, lambda axes, theme: draw_bars(axes, rows, title, theme), 1.0 + 0.36 * len(rows), said, caption)

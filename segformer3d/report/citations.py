@@ -1,6 +1,6 @@
 """Whom to cite: the network, the benchmark, and the software, each with where it is to be found."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from segformer3d.report.document import Items, Link, Paragraph, Section, Text
 
@@ -35,7 +35,29 @@ BRATS: Text = (
     "Transactions on Medical Imaging 34:1993-2024, 2015. ",
     Link("doi:10.1109/TMI.2014.2377694", "https://doi.org/10.1109/TMI.2014.2377694"),
 )
-BENCHMARKS = {"hippocampus": (DECATHLON,), "brats2017": (DECATHLON, BRATS)}
+BRATS_2021: Text = (
+    "Baid U, Ghodasara S, Mohan S, et al. The RSNA-ASNR-MICCAI BraTS 2021 benchmark on brain tumor segmentation and "
+    "radiogenomic classification. 2021. ",
+    Link("arXiv:2107.02314", "https://arxiv.org/abs/2107.02314"),
+)
+SYNAPSE: Text = (
+    "Landman B, Xu Z, Igelsias JE, et al. MICCAI multi-atlas labeling beyond the cranial vault: workshop and "
+    "challenge. 2015. ",
+    Link("syn3193805", "https://www.synapse.org/Synapse:syn3193805"),
+)
+ACDC: Text = (
+    "Bernard O, Lalande A, Zotti C, et al. Deep learning techniques for automatic MRI cardiac multi-structures "
+    "segmentation and diagnosis: is the problem solved? IEEE Transactions on Medical Imaging 37:2514-2525, 2018. ",
+    Link("doi:10.1109/TMI.2018.2837502", "https://doi.org/10.1109/TMI.2018.2837502"),
+)
+BENCHMARKS: Mapping[str, tuple[Text, ...]] = {
+    "hippocampus": (DECATHLON,),
+    "brats2017": (DECATHLON, BRATS),
+    "brats2021": (BRATS, BRATS_2021),
+    "brats2023": (BRATS, BRATS_2021),
+    "synapse": (SYNAPSE,),
+    "acdc": (ACDC,),
+}
 
 
 def how_to_cite(task: str, version: str, more: Sequence[Text] = ()) -> Section:

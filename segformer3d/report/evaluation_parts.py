@@ -8,7 +8,7 @@ from segformer3d.paired import MEAN, spoken_p
 from segformer3d.protocols import PUBLISHED_NAME
 from segformer3d.published_scores import PublishedRow
 from segformer3d.report.document import Cell, Code, Column, Gallery, Paragraph, Section, Table
-from segformer3d.report.score_charts import Difference, differences, reliability_diagram
+from segformer3d.report.score_charts import Line, differences, reliability_diagram
 from segformer3d.report.words import counted, fixed, interval, mean_cell, percent, signed
 from segformer3d.results import Comparison, Evaluation, PairedDifference, Stratum
 from segformer3d.statistics import MINIMUM_COUNT
@@ -66,7 +66,7 @@ def against(evaluation: Evaluation, rival: Comparison) -> Section:
     dice = [paired for paired in rival.differences if paired.metric == first.metric]
     chart = differences(
         "differences", "Dice: this model less the other",
-        [Difference(paired.structure, paired.difference) for paired in dice],
+        [Line(paired.structure, paired.difference) for paired in dice],
         "The mean difference and its 95 % interval; right of nought this model is better.",
     )  # fmt: skip
     columns = (

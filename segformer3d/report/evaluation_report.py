@@ -158,11 +158,15 @@ _WORST_NOTE = "Volumes are true and predicted ones; cases.csv has every case and
 
 def _worst_row(case: CaseResult) -> tuple[Cell | str, ...]:
     cells = (
-        Cell(fixed(score.dice), f"{fixed(truth, 1)} / {fixed(predicted, 1)} ml")
+        Cell(fixed(score.dice), f"{_volume(truth)} / {_volume(predicted)} ml")
         for score, truth, predicted in zip(case.scores, case.truth_ml, case.predicted_ml, strict=True)
     )
     known = "; ".join(f"{name} {value}" for name, value in case.facts)
     return (Cell(case.name, known), *cells, Cell(fixed(case.mean_dice), strong=True))
+
+
+def _volume(ml: float) -> str:
+    return fixed(ml, 0 if ml >= 100 else 1 if ml >= 10 else 2)
 
 
 def _missed(cases: Sequence[CaseResult], structures: Sequence[str]) -> str:

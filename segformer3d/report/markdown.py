@@ -65,7 +65,7 @@ def _block(block: Block, place: Place) -> str:  # noqa: PLR0911 - one for each k
         case Facts(facts):
             return "\n".join(f"- {_line(term)}: {_text(what)}" for term, what in facts)
         case Headline(figures):
-            return "\n".join(f"- {_line(f.name)}: **{_line(f.value)}** {_line(f.detail)}".rstrip() for f in figures)
+            return "\n".join(f"- {_line(f.name)}: **{_escaped(f.value)}** {_aside(f.detail)}".rstrip() for f in figures)
         case Verbatim(text):
             fence = _fence(text, at_least=3)
             return f"{fence}\n{text}\n{fence}"
@@ -98,8 +98,12 @@ def _rule(column: Column) -> str:
 def _cell(cell: Cell | str) -> str:
     whole = cell if isinstance(cell, Cell) else Cell(cell)
     text = _text(_barred(whole.text))
-    parts = (f"**{text}**" if whole.strong and text else text, _line(whole.detail))
+    parts = (f"**{text}**" if whole.strong and text else text, _aside(whole.detail))
     return " ".join(part for part in parts if part)
+
+
+def _aside(text: str) -> str:
+    return f"({_escaped(text).strip()})" if text else ""
 
 
 def _picture(picture: Picture, place: Place) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,8 +20,8 @@ _GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
-class Difference:
-    """One line of a chart of differences: whose, the difference, and how many pairs it is the mean of."""
+class Line:
+    """One line of a chart of means: whose, and the mean with its interval."""
 
     label: str
     summary: Summary
@@ -79,27 +80,36 @@ def _median(values: NDArray[np.float64]) -> str:
     return f"{np.median(values):.3f}" if values.size else "none"
 
 
-def differences(name: str, title: str, rows: Sequence[Difference], caption: str) -> Picture:
-    """Mean differences with their intervals around a line at nought; what is unknown of one is left out."""
+def means(name: str, title: str, rows: Sequence[Line], caption: str) -> Picture:
+    """Means as points on their intervals, from top to bottom; what is unknown of one is left out."""
+    said = ", ".join(f"{row.label} {fixed(row.summary.mean)}" for row in rows)
+    return chart(name, partial(_means, title, rows), 1.0 + 0.42 * len(rows), f"{title}: {said}", caption)
+
+
+def differences(name: str, title: str, rows: Sequence[Line], caption: str) -> Picture:
+    """The same for mean differences, around a line at nought."""
 
     def draw(axes: Axes, theme: Theme) -> None:
         axes.axvline(0, color=theme.ink, lw=1)
-        for row, item in enumerate(rows):
-            summary = item.summary
-            if summary.low is not None and summary.high is not None:
-                ends = [summary.low, summary.high]
-                axes.plot(ends, [row, row], color=theme.accent, lw=2.4, solid_capstyle="butt")
-            if summary.mean is not None:
-                axes.plot([summary.mean], [row], "o", color=theme.accent, ms=7, mec=theme.paper, mew=1.2)
-        style_axes(axes, title, theme, grid="x")
-        axes.set(yticks=range(len(rows)), yticklabels=[row.label for row in rows], ylim=(len(rows) - 0.5, -0.5))
-        axes.tick_params(axis="y", length=0)
+        _means(title, rows, axes, theme)
         widest = max((abs(v) for r in rows for v in (r.summary.low, r.summary.high) if v is not None), default=0.0)
         axes.set_xlim(-max(widest, 0.005) * 1.15, max(widest, 0.005) * 1.15)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
 
     said = ", ".join(f"{row.label} {signed(row.summary.mean)}" for row in rows)
     return chart(name, draw, 1.0 + 0.42 * len(rows), f"{title}: {said}", caption)
+
+
+def _means(title: str, rows: Sequence[Line], axes: Axes, theme: Theme) -> None:
+    for row, item in enumerate(rows):
+        summary = item.summary
+        if summary.low is not None and summary.high is not None:
+            axes.plot([summary.low, summary.high], [row, row], color=theme.accent, lw=2.4, solid_capstyle="butt")
+        if summary.mean is not None:
+            axes.plot([summary.mean], [row], "o", color=theme.accent, ms=7, mec=theme.paper, mew=1.2)
+    style_axes(axes, title, theme, grid="x")
+    axes.set(yticks=range(len(rows)), yticklabels=[row.label for row in rows], ylim=(len(rows) - 0.5, -0.5))
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
 
 
 def heat_map(

@@ -7,7 +7,7 @@ import pytest
 
 from segformer3d.report import charts
 from segformer3d.report.charts import Bar, RoundPoint, comparison_bars, round_charts, round_curves
-from segformer3d.report.score_charts import Difference, boxes, differences, heat_map
+from segformer3d.report.score_charts import Line, boxes, differences, heat_map, means
 from segformer3d.statistics import Summary, summarise
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -88,9 +88,9 @@ def test_boxes_show_every_case_quartiles_and_median(drawn):
 
 def test_differences_stand_around_nought(drawn):
     rows = [
-        Difference("a", Summary(0.02, 0.01, 0.01, 0.03, 9, 0)),
-        Difference("b", Summary(None, None, -0.04, 0.01, 3, 0)),
-        Difference("c", summarise([], seed=0)),
+        Line("a", Summary(0.02, 0.01, 0.01, 0.03, 9, 0)),
+        Line("b", Summary(None, None, -0.04, 0.01, 3, 0)),
+        Line("c", summarise([], seed=0)),
     ]
     picture = differences("d", "gain", rows, "caption")
     (axes,) = drawn[0].axes
@@ -99,6 +99,13 @@ def test_differences_stand_around_nought(drawn):
     low, high = axes.get_xlim()
     assert low == -high < -0.04
     assert "a +0.020, b –, c –" in picture.alternative
+
+
+def test_means_stand_on_their_intervals(drawn):
+    picture = means("m", "Dice", [Line("a", Summary(0.8, 0.1, 0.7, 0.9, 9, 0)), Line("b", summarise([], 0))], "caption")
+    (axes,) = drawn[0].axes
+    assert [list(line.get_xdata()) for line in axes.lines] == [[0.7, 0.9], [0.8]]
+    assert picture.alternative == "Dice: a 0.800, b –"
 
 
 def test_a_heat_map_writes_its_values(drawn):
