@@ -14,10 +14,10 @@ from ..test_command_line import blob_case, config, federation, run, summary  # n
 
 
 def names() -> list[str]:
-    """Half of them are of the tenth that sites keep from training: enough for a verdict without hundreds of cases."""
+    """Most are of the tenth that sites keep from training: enough for a verdict without hundreds of cases."""
     everyone = sorted((f"patient_{number:03d}" for number in range(400)), key=name_fraction)
     kept = sum(name_fraction(name) < DEFAULT_VALIDATION_SHARE for name in everyone)
-    return [*everyone[kept - 17 : kept], *everyone[-17:]]
+    return [*everyone[kept - 20 : kept], *everyone[-10:]]
 
 
 @pytest.fixture(scope="module")

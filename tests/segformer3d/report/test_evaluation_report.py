@@ -1,15 +1,18 @@
 """The report on an evaluation: numbers worked by hand are in it, it says that it stays, and it looks right."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from segformer3d.calibration import Bin, StructureCalibration
 from segformer3d.cases import CaseFiles
 from segformer3d.evaluation import evaluate_predictor
-from segformer3d.report.evaluation_report import STAYS, Circumstances, write_evaluation_report
+from segformer3d.published_scores import PublishedRow
+from segformer3d.report.evaluation_report import STAYS, Circumstances, evaluation_report, write_evaluation_report
 from segformer3d.tasks import get_task
 
 from ...looks import looks_right
@@ -38,14 +41,34 @@ def predict(volume):
     return np.roll(TASK.structure_masks(volume.label), wrong, axis=1)
 
 
+def predict_worse(volume):
+    """Another voxel off."""
+    return np.roll(predict(volume), 1, axis=1)
+
+
+CALIBRATION = tuple(
+    StructureCalibration(
+        structure.name,
+        (Bin(0.01, 0.5, 300, 0.2, 0.1), Bin(0.5, 0.9, 0, None, None), Bin(0.9, 1.0, 100, 0.95, 0.9)),
+        0.09,
+        0.25,
+    )
+    for structure in TASK.structures
+)
+PUBLISHED = (PublishedRow("SegFormer3D", 82.15, {"anterior": 89.9}, "a paper of 2024"),)
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("evaluation")
     cases = [write_case(folder, f"case-{wrong}", wrong) for wrong in range(6)]
     (folder / "damaged.nii.gz").write_bytes(b"no image")
     cases.append(CaseFiles(DAMAGED, (folder / "damaged.nii.gz",), cases[0].label))
-    evaluation = evaluate_predictor(predict, TASK, cases, folder / "out", seed=0)
-    write_evaluation_report(evaluation, TASK, ABOUT, folder / "out")
+    cases = [replace(case, facts=(("scanner", "A" if "5" in case.name else "B|C"),)) for case in cases]
+    rival = ("runs/b/model.safetensors", predict_worse)
+    evaluation = evaluate_predictor(predict, TASK, cases, folder / "out", seed=0, against=rival)
+    whole = replace(evaluation, calibration=CALIBRATION, published=PUBLISHED)
+    write_evaluation_report(whole, TASK, ABOUT, folder / "out")
     return folder / "out"
 
 
@@ -61,7 +84,7 @@ def test_scores_are_those_of_the_cases(written):
     assert re.search(r"^- mean Dice: \*\*0\.750\*\* \(0\.6\d\d to 0\.8\d\d\)$", text, re.M)
     assert re.search(r"^\| anterior \| 0\.750 ", text, re.M)
     assert "- worst case: **0.500** (mean Dice of case-5)" in text
-    order = re.findall(r"^\| (case-\d) \|", text, re.M)
+    order = re.findall(r"^\| (case-\d) \(", text, re.M)
     assert order == [f"case-{wrong}" for wrong in (5, 4, 3, 2, 1, 0)]
     assert "0.48 / 0.48 ml" in text  # 10 x 8 x 6 mm
 
@@ -72,6 +95,45 @@ def test_it_says_what_was_measured_and_how(written):
         assert said in text
     assert "arXiv:2404.10156" in text
     assert "Nature Communications" in text
+
+
+def test_the_other_model_is_beaten_by_a_tenth(written):
+    """Every case is one voxel of ten better, which all of six cases show with p = 2 / 2^6."""
+    text = (written / "report.md").read_text()
+    assert (
+        "The other model is `runs/b/model.safetensors`. This model is better on these cases: mean Dice +0.100" in text
+    )
+    row = re.search(r"^\| mean \(Dice\) \| (.*) \|$", text, re.M)
+    assert row is not None
+    assert row[1].split(" | ") == ["0.750", "0.650", "+0.100 (+0.100 to +0.100)", "6 / 0 / 0", "0.031"]
+
+
+def test_published_rows_are_marked_and_another_protocol_is_called_one(written):
+    text = (written / "report.md").read_text()
+    assert "| this model, measured | **75.00** | **75.00** | **75.00** |" in text
+    assert "| SegFormer3D, published (a paper of 2024) | 89.90 | – | 82.15 |" in text
+    assert "were not measured here. This model was measured by another protocol" in text
+
+
+def test_groups_of_few_cases_are_not_over_read(written):
+    """Scanner A has a single case, of which nothing is told."""
+    text = (written / "report.md").read_text()
+    assert "| A | 1 | – | – | – |" in text
+    assert re.search(r"^\| B\\\|C \| 5 \| 0\.800 ", text, re.M)
+    assert "**By the size of the structure**" in text
+
+
+def test_calibration_is_told_and_drawn(written):
+    text = (written / "report.md").read_text()
+    assert "| anterior | 0.090 | 25.0 % |" in text
+    assert (written / "report-pictures" / "reliability-2.png").is_file()
+
+
+def test_an_evaluation_that_has_nothing_more_has_no_empty_sections(tmp_path):
+    cases = [write_case(tmp_path, "only", 1)]
+    evaluation = replace(evaluate_predictor(predict, TASK, cases, tmp_path / "out", seed=0), strata=())
+    titles = [section.title for section in evaluation_report(evaluation, TASK, ABOUT, tmp_path / "out").sections]
+    assert titles == ["Scores", "Where it fails", "Set aside", "How it was measured", "How to cite"]
 
 
 def test_the_page_looks_right(written, browser):
