@@ -27,6 +27,7 @@ from segformer3d.data_check.sides import check_patients, check_sides, validation
 from segformer3d.data_check.twins import Twins
 from segformer3d.held_out import split_off
 from segformer3d.layouts.files import CaseFiles
+from segformer3d.patients import with_patients
 from segformer3d.processes import choose_processes, map_cases
 from segformer3d.quarantine import with_quarantine
 from segformer3d.task import Task
@@ -103,32 +104,32 @@ def check_folder(
         DataError: a folder is no dataset, a list cannot be read, or a case's name does not match the pattern.
     """
     found = with_quarantine(find_cases(folder), quarantine)
-    files = [case for case in found if case.quarantined is None]
-    others = list(find_cases(against)) if against is not None else []
-    measured = _measure([*files, *others], task, patient_pattern, workers, on_case)
-    ours = [facts for facts in measured[: len(files)] if isinstance(facts, CaseFacts)]
-    theirs = [facts for facts in measured[len(files) :] if isinstance(facts, CaseFacts)]
-    both = zip([*files, *others], measured, strict=True)
-    readable = [for_task(file, task) for file, facts in both if isinstance(facts, CaseFacts)]
-    twins = find_twins([*ours, *theirs], readable, len(ours))
+    plain = [case for case in found if case.quarantined is None]
+    files = with_patients(plain, patient_pattern)
+    others = () if against is None else with_patients(find_cases(against), patient_pattern)
+    measured = _measure([*files, *others], task, workers, on_case)
+    ours, theirs = _readable(files, measured, task), _readable(others, measured[len(files) :], task)
+    cases = [facts for facts, _ in ours]
+    twins = find_twins([*ours, *theirs], len(ours))
     copies = {pair.other for pair in twins if pair.same}
-    once = [case for index, case in enumerate(ours) if index not in copies]  # copies would say what is usual
+    once = [case for index, case in enumerate(cases) if index not in copies]  # copies would say what is usual
+    validation = validation_names([case for case in plain if case.name in {facts.name for facts in cases}])
     findings = [
         *_check_files(found, files, measured, task),
-        *(finding for facts in ours for finding in check_case(facts, task)),
+        *(finding for facts in cases for finding in check_case(facts, task)),
         *check_cohort(once, task),
         *check_contrasts(once, task),
-        *check_twins([*ours, *theirs], twins, len(ours), validation_names(readable[: len(ours)])),
-        *check_sides(ours, readable[: len(ours)]),
-        *check_patients(ours, theirs, patient_pattern is not None, readable),
+        *check_twins([facts for facts, _ in (*ours, *theirs)], twins, len(ours), validation),
+        *check_sides(cases, validation),
+        *check_patients(ours, [facts for facts, _ in theirs]),
         *_check_others(len(others), len(theirs)),
     ]
     listed = {case.name: case.quarantined for case in found if case.quarantined is not None}
-    return Checked(folder, task, tuple(ours), tuple(sorted(set(findings), key=_gravity)), tuple(twins), listed)
+    return Checked(folder, task, tuple(cases), tuple(sorted(set(findings), key=_gravity)), tuple(twins), listed)
 
 
 def _measure(
-    files: Sequence[CaseFiles], task: Task, pattern: str | None, workers: int | None, on_case: OnCase | None
+    files: Sequence[CaseFiles], task: Task, workers: int | None, on_case: OnCase | None
 ) -> list[CaseFacts | Refused]:
     done = iter(range(1, len(files) + 1))
 
@@ -137,8 +138,15 @@ def _measure(
             on_case(next(done), len(files))
 
     processes = choose_processes(path for case in files for path in case.paths) if workers is None else workers
-    work = partial(measure_case, task=task, patient_pattern=pattern)
-    return map_cases(work, files, processes, tell)
+    return map_cases(partial(measure_case, task=task), files, processes, tell)
+
+
+def _readable(
+    files: Sequence[CaseFiles], measured: Sequence[CaseFacts | Refused], task: Task
+) -> list[tuple[CaseFacts, CaseFiles]]:
+    """The cases that can be read, with their files in the order of the task's contrasts."""
+    both = zip(files, measured, strict=False)
+    return [(facts, for_task(case, task)) for case, facts in both if isinstance(facts, CaseFacts)]
 
 
 def _check_files(

@@ -33,7 +33,7 @@ from segformer3d.task import Task
 
 # Floors of the robust z-scores; five of them are worth a look.
 LENGTH_FLOOR = math.log(1.1)
-VOLUME_FLOOR = math.log(1.25)
+VOLUME_FLOOR = math.log(1.15)
 STRAY_FLOOR = 0.02
 WINDOW_FLOOR = 0.05  # of the task's window
 TILT_DEGREES = 15.0

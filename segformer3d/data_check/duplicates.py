@@ -10,18 +10,17 @@ from segformer3d.data_check.twins import Twins, compare_scans
 from segformer3d.layouts.files import CaseFiles
 
 
-def find_twins(cases: Sequence[CaseFacts], files: Sequence[CaseFiles], first_of_others: int) -> list[Twins]:
+def find_twins(cases: Sequence[tuple[CaseFacts, CaseFiles]], first_of_others: int) -> list[Twins]:
     """Pairs that are one scan or look like it.
 
     Args:
         cases: those of the folder, and then those of the other folder.
-        files: theirs, in the same order.
         first_of_others: where the other folder begins; pairs within it are not looked for.
     """
     found = []
-    for candidate in find_candidates(cases, first_of_others):
-        reach_mm = max(cases[candidate.one].cell_mm, cases[candidate.other].cell_mm)
-        found.append(compare_scans(candidate, files[candidate.one], files[candidate.other], reach_mm))
+    for candidate in find_candidates([facts for facts, _ in cases], first_of_others):
+        (one, its_files), (other, others_files) = cases[candidate.one], cases[candidate.other]
+        found.append(compare_scans(candidate, its_files, others_files, max(one.cell_mm, other.cell_mm)))
     return [twins for twins in found if twins is not None]
 
 

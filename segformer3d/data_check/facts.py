@@ -1,4 +1,4 @@
-"""What the data gate knows of one case: plain numbers, a fingerprint and one small picture. All of it stays here.
+"""What the data gate knows of one case: plain numbers, a fingerprint and small pictures. All of it stays here.
 
 Lengths are in mm and volumes in ml. Axes are named after the patient: X to the right, Y to the front, Z up.
 """
@@ -106,7 +106,8 @@ class CaseFacts:
         structures: None where the case has no label.
         cell_mm: the side of a cell of the fingerprint.
         fingerprint: (N, N, N) mean standardised intensity of the first contrast around the centre; 0 outside.
-        picture: an axial slice, rows upwards and columns to the right; `outline` is the label there, or None.
+        pictures: an axial slice of each contrast, [Y, X], in shades of grey.
+        outline: the label there, [Y, X], or None.
     """
 
     name: str
@@ -117,7 +118,7 @@ class CaseFacts:
     structures: tuple[StructureFacts, ...] | None
     cell_mm: float
     fingerprint: Grid
-    picture: Picture
+    pictures: tuple[Picture, ...]
     outline: Picture | None
 
     def to_json(self) -> dict[str, Any]:
@@ -136,7 +137,7 @@ class Refused:
     reason: str
 
 
-_NOT_NUMBERS = ("fingerprint", "picture", "outline", "cell_mm")
+_NOT_NUMBERS = ("fingerprint", "pictures", "outline", "cell_mm")
 
 
 def _plain(value: Any) -> Any:

@@ -1,5 +1,7 @@
 """Measuring one case for the data gate: its files are read once, and what cannot be read is said."""
 
+from collections.abc import Sequence
+
 import nibabel as nib
 import numpy as np
 from nibabel.affines import obliquity
@@ -19,13 +21,9 @@ from segformer3d.volumes import StoredCase, nonzero_box, read_stored, spacing_of
 _PICTURE_SIDE = 160  # pixels
 
 
-def measure_case(files: CaseFiles, *, task: Task, patient_pattern: str | None = None) -> CaseFacts | Refused:
-    """Everything that the rules look at.
-
-    Raises:
-        DataError: the case's name does not match the pattern of patients.
-    """
-    patient = patient_of(files, patient_pattern)
+def measure_case(files: CaseFiles, *, task: Task) -> CaseFacts | Refused:
+    """Everything that the rules look at."""
+    patient = patient_of(files)
     try:
         stored = read_stored(files, task)
     except CaseError as error:
@@ -34,7 +32,7 @@ def measure_case(files: CaseFiles, *, task: Task, patient_pattern: str | None = 
     channels = measure_channels(stored, sample, task)
     geometry = measure_geometry(stored)
     cell_mm = cell_size(geometry.field_mm)
-    picture, outline = _picture(stored, channels[0])
+    pictures, outline = _take_pictures(stored, channels)
     return CaseFacts(
         name=files.name,
         patient=patient,
@@ -44,7 +42,7 @@ def measure_case(files: CaseFiles, *, task: Task, patient_pattern: str | None = 
         structures=measure_structures(stored, sample.backgrounds, task),
         cell_mm=cell_mm,
         fingerprint=make_fingerprint(stored, channels[0], sample.backgrounds[0], cell_mm),
-        picture=picture,
+        pictures=pictures,
         outline=outline,
     )
 
@@ -66,14 +64,16 @@ def _tilt(affine: Affine) -> float:
     return float(np.degrees(obliquity(affine)).max())
 
 
-def _picture(stored: StoredCase, facts: ChannelFacts) -> tuple[Picture, Picture | None]:
-    """The axial slice through the middle of the label, or of the image, and the label there; both [Y, X]."""
+def _take_pictures(stored: StoredCase, facts: Sequence[ChannelFacts]) -> tuple[tuple[Picture, ...], Picture | None]:
+    """The axial slice through the middle of the label, or of the image: each contrast, and the label; all [Y, X]."""
     middle = _middle_slice(stored)
     step = -(-max(stored.shape[:2]) // _PICTURE_SIDE)
-    low, high = facts.percentiles[0], facts.percentiles[-1]
-    pixels = _slice(stored.channels[0], middle, step).astype(np.float32)
-    shade = ((pixels - low) / max(high - low, 1e-20) * 255).clip(0, 255).astype(np.uint8)
-    return shade, None if stored.label is None else _slice(stored.label, middle, step).astype(np.uint8)
+    pictures = []
+    for channel, told in zip(stored.channels, facts, strict=True):
+        low, high = told.percentiles[0], told.percentiles[-1]
+        pixels = _slice(channel, middle, step).astype(np.float32)
+        pictures.append(((pixels - low) / max(high - low, 1e-20) * 255).clip(0, 255).astype(np.uint8))
+    return tuple(pictures), None if stored.label is None else _slice(stored.label, middle, step).astype(np.uint8)
 
 
 def _middle_slice(stored: StoredCase) -> int:

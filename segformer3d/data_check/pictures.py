@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from segformer3d.data_check.check import Checked
+from segformer3d.data_check.cohort_rules import SAME_SPACING
 from segformer3d.data_check.facts import CaseFacts
 from segformer3d.data_check.intensities import MEDIAN, SHAPE_PERCENTILES
 from segformer3d.data_check.rules import (
@@ -21,6 +22,7 @@ from segformer3d.data_check.rules import (
     FIELD,
     HISTOGRAM,
     INTENSITY,
+    SAME_CONTRAST,
     SPACING,
     SWAPPED,
     VOLUME,
@@ -36,6 +38,7 @@ DISTRIBUTIONS_FILE, HISTOGRAMS_FILE, SUSPECTS_FILE = "distributions.png", "histo
 MOST_PICTURES = 24
 _ACROSS = 6
 _NAMED = 4  # cases that a panel names
+_OF_CONTRASTS = (SAME_CONTRAST, HISTOGRAM, ANOTHER_CONTRAST, SWAPPED)
 _AXES = ("left-right", "front-back", "top-bottom")
 
 
@@ -89,11 +92,13 @@ def _panels(checked: Checked) -> Iterator[_Panel]:
     names = [case.name for case in cases]
     for axis, name in enumerate(_AXES if cases else ()):
         values = [case.geometry.spacing_mm[axis] for case in cases]
-        if max(values) > min(values):
-            yield _Panel(f"spacing {name}, mm", values, names, _flagged(checked, SPACING))
+        usual = float(np.median(values))
+        apart = {case.name for case, mm in zip(cases, values, strict=True) if abs(mm / usual - 1) > SAME_SPACING}
+        if apart:  # else there is nothing to see
+            yield _Panel(f"spacing {name}, mm", values, names, apart & _flagged(checked, SPACING))
     for axis, name in enumerate(_AXES):
         values = [case.geometry.field_mm[axis] for case in cases]
-        yield _Panel(f"field of view {name}, mm", values, names, _flagged(checked, FIELD))
+        yield _Panel(f"field of view {name}, mm", values, names, _flagged(checked, FIELD, name))
     for number, name in enumerate(checked.task.modalities):
         values = [case.channels[number].percentiles[MEDIAN] for case in cases]
         yield _Panel(f"median of {name}, stored values", values, names, _flagged(checked, INTENSITY))
@@ -140,7 +145,7 @@ def _histograms(checked: Checked) -> Figure | None:
     if not checked.cases:
         return None
     task = checked.task
-    flagged = {name for rule in (HISTOGRAM, SWAPPED, ANOTHER_CONTRAST) for name in _flagged(checked, rule)}
+    flagged = {name for rule in _OF_CONTRASTS for name in _flagged(checked, rule)}
     figure = Figure(figsize=(3.6 * len(task.modalities) + 1.6, 3.4), facecolor="white", layout="constrained")
     panels = figure.subplots(1, len(task.modalities), squeeze=False)[0]
     for number, (axes, name) in enumerate(zip(panels, task.modalities, strict=True)):
@@ -162,44 +167,63 @@ def _histograms(checked: Checked) -> Figure | None:
     return figure
 
 
+@dataclass(frozen=True)
+class _Tile:
+    """A slice of one contrast of a case, and the words above it."""
+
+    case: CaseFacts
+    contrast: int
+    words: str
+
+
 def _suspects(checked: Checked) -> Figure | None:
     """A slice of each case with an error or a warning, gravest first; twins stand beside one another."""
-    shown = _to_show(checked)[:MOST_PICTURES]
-    if not shown:
+    tiles = list(_tiles(checked))[:MOST_PICTURES]
+    if not tiles:
         return None
-    columns = min(_ACROSS, len(shown))
-    rows = math.ceil(len(shown) / columns)
+    columns = min(_ACROSS, len(tiles))
+    rows = math.ceil(len(tiles) / columns)
     figure = Figure(figsize=(2.3 * columns, 2.7 * rows), facecolor=DARK, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
-    for axes, (case, words) in zip(grid.flat, shown, strict=False):
-        _slice(axes, case, words, checked.task)
+    for axes, tile in zip(grid.flat, tiles, strict=False):
+        _slice(axes, tile, checked.task)
     return figure
 
 
-def _to_show(checked: Checked) -> list[tuple[CaseFacts, str]]:
+def _tiles(checked: Checked) -> Iterator[_Tile]:
+    """The first contrast of each case, and all of them where it is the contrasts that are in doubt."""
     by_name = {case.name: case for case in checked.cases}
-    twins = {}
-    for pair in checked.twins:
+    for name, rules in _words(checked, set(by_name)).items():
+        doubted = not {rule.name for rule in _OF_CONTRASTS}.isdisjoint(rules)
+        for number, contrast in enumerate(checked.task.modalities if doubted else checked.task.modalities[:1]):
+            words = [*dict.fromkeys(rules)] or ["the other one"]
+            yield _Tile(by_name[name], number, ", ".join([contrast, *words] if doubted else words))
+
+
+def _words(checked: Checked, known: set[str]) -> dict[str, list[str]]:
+    """The rules that each case breaks; a twin that is kept stands before the other one."""
+    kept = {}
+    for pair in reversed(checked.twins):
         if pair.other < len(checked.cases):
-            twins[checked.cases[pair.other].name] = checked.cases[pair.one].name
+            kept[checked.cases[pair.other].name] = checked.cases[pair.one].name
     words: dict[str, list[str]] = {}
     for finding in checked.findings:
-        if finding.case in by_name and finding.rule.severity is not Severity.NOTE:
-            words.setdefault(twins.get(finding.case, finding.case), [])
+        if finding.case in known and finding.rule.severity is not Severity.NOTE:
+            words.setdefault(kept.get(finding.case, finding.case), [])
             words.setdefault(finding.case, []).append(finding.rule.name)
-    return [(by_name[name], ", ".join(dict.fromkeys(rules))) for name, rules in words.items()]
+    return words
 
 
-def _slice(axes: Axes, case: CaseFacts, words: str, task: Task) -> None:
-    x_mm, y_mm, _ = case.geometry.spacing_mm
+def _slice(axes: Axes, tile: _Tile, task: Task) -> None:
+    case, (x_mm, y_mm, _) = tile.case, tile.case.geometry.spacing_mm
     # As radiologists hang it: the patient's right on the viewer's left, the face up.
-    axes.imshow(case.picture, cmap="gray", vmin=0, vmax=255, origin="lower", aspect=y_mm / x_mm)
+    axes.imshow(case.pictures[tile.contrast], cmap="gray", vmin=0, vmax=255, origin="lower", aspect=y_mm / x_mm)
     axes.invert_xaxis()
     if case.outline is not None:
         for structure, colour in zip(task.structures, cycle(STRUCTURE_COLOURS), strict=False):
             mask = np.isin(case.outline, structure.labels)
             if mask.any() and min(mask.shape) > 1:
                 axes.contour(mask.astype(np.float32), levels=[0.5], colors=[colour], linewidths=1)
-    axes.set_title(f"{case.name}\n{words}", fontsize=7, color="white")
+    axes.set_title(f"{case.name}\n{tile.words}", fontsize=7, color="white")

@@ -63,7 +63,7 @@ def print_report(checked: Checked, console: Console) -> None:
         table.add_column(header, overflow="fold")
     for rule, group in itertools.groupby(checked.findings, key=lambda finding: finding.rule):
         for row in _rows(rule, list(group)):
-            table.add_row(*row, style=_STYLES[rule.severity] if rule.severity is not Severity.WARNING else "")
+            table.add_row(*row, style=_STYLES[rule.severity] if rule.severity is Severity.NOTE else "")
     console.print(table)
 
 

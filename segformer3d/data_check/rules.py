@@ -64,7 +64,7 @@ AT_EDGE = Rule("at-the-edge", _WARNING, "see whether the scan was cropped too ti
 OUTSIDE = Rule("label-outside", _WARNING, "see whether the label belongs to this image")
 ALIKE = Rule("alike", _WARNING, "see whether the two are one scan, or one patient; name the patient if so")
 BOTH_SIDES = Rule(
-    "patient-on-both-sides", _WARNING, 'name the "patient" of each case in dataset.json, or leave some out'
+    "patient-on-both-sides", _WARNING, 'name the "patient" in dataset.json, or set patient_pattern in site.toml'
 )
 
 MIXED_SPACING = Rule("mixed-spacing", _NOTE, "set a spacing for the task if results differ between the groups")

@@ -13,9 +13,8 @@ def validation_names(files: Sequence[CaseFiles]) -> set[str]:
     return {case.name for case in split(files, DEFAULT_VALIDATION_SHARE)[1]}
 
 
-def check_sides(cases: Sequence[CaseFacts], files: Sequence[CaseFiles]) -> Iterator[Finding]:
-    """Patients of whom some cases are to train on and some to validate with."""
-    validation = validation_names(files)
+def check_sides(cases: Sequence[CaseFacts], validation: set[str]) -> Iterator[Finding]:
+    """Patients of whom some cases are to train on and some, those named by `validation`, to validate with."""
     by_patient: dict[str, list[str]] = {}
     for case in cases:
         by_patient.setdefault(case.patient, []).append(case.name)
@@ -27,22 +26,13 @@ def check_sides(cases: Sequence[CaseFacts], files: Sequence[CaseFiles]) -> Itera
             yield Finding(BOTH_SIDES, None, found)
 
 
-def check_patients(
-    ours: Sequence[CaseFacts], theirs: Sequence[CaseFacts], by_pattern: bool, files: Sequence[CaseFiles]
-) -> Iterator[Finding]:
+def check_patients(ours: Sequence[tuple[CaseFacts, CaseFiles]], theirs: Sequence[CaseFacts]) -> Iterator[Finding]:
     """Patients of the folder who are in the other folder, too.
 
-    Args:
-        ours: the folder's cases.
-        theirs: those of the other folder.
-        by_pattern: whether a pattern told the patients.
-        files: of all of them, in this order. Where neither it nor the pattern says whose a case is, its name stands
-            for the patient, and another hospital may have chosen the same name.
+    Where nobody says whose a case is, its name stands for the patient, and another hospital may have chosen the same.
     """
-    known = {case.name: case.patient is not None or by_pattern for case in files[: len(ours)]}
     held_out = {case.patient: case.name for case in theirs}
-    for case in ours:
+    for case, files in ours:
         if case.patient in held_out:
-            rule = HELD_OUT if known[case.name] else ALIKE
-            what = "patient" if known[case.name] else "name"
+            rule, what = (ALIKE, "name") if files.patient is None else (HELD_OUT, "patient")
             yield Finding(rule, case.name, f"its {what} is in the other folder ({held_out[case.patient]})")

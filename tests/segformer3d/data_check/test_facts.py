@@ -153,7 +153,7 @@ def test_facts_do_not_depend_on_how_the_axes_are_stored(
     assert facts.geometry.axes == codes
     assert replace(facts, geometry=plain.geometry).to_json() == plain.to_json()
     np.testing.assert_array_equal(facts.fingerprint, plain.fingerprint)
-    np.testing.assert_array_equal(facts.picture, plain.picture)
+    np.testing.assert_array_equal(facts.pictures, plain.pictures)
 
 
 def test_what_cannot_be_read_is_refused_with_its_reason(tmp_path: Path, tiny_task: Task) -> None:
@@ -165,7 +165,7 @@ def test_what_cannot_be_read_is_refused_with_its_reason(tmp_path: Path, tiny_tas
 def test_facts_are_plain_json(measured: WriteCase) -> None:
     told = measured(*sound_case(0)).to_json()
     assert json.loads(json.dumps(told, allow_nan=False)) == told
-    assert {"fingerprint", "picture", "outline"}.isdisjoint(told)
+    assert {"fingerprint", "pictures", "outline"}.isdisjoint(told)
 
 
 # --- Fingerprints ----------------------------------------------------------------------------------------------------
