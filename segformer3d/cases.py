@@ -14,6 +14,9 @@ from segformer3d.tasks import read_description
 
 _CHANNEL = re.compile(r"_\d{4}$")
 
+# 1000 voxels a side: no scan comes near, but a header that gives a spacing in the wrong unit does.
+MOST_VOXELS = 10**9
+
 
 @dataclass(frozen=True)
 class CaseFiles:

@@ -22,7 +22,7 @@ from nibabel.spatialimages import HeaderDataError, SpatialImage
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from segformer3d.cases import CaseFiles
+from segformer3d.cases import MOST_VOXELS, CaseFiles
 from segformer3d.config import Triple
 from segformer3d.errors import CaseError
 from segformer3d.tasks import Task
@@ -36,9 +36,6 @@ _Value = TypeVar("_Value", bound=np.generic)
 AFFINE_TOLERANCE_MM = 1e-2
 # A spacing within 1 % of the task's is left alone: interpolating would blur more than the difference.
 SPACING_TOLERANCE = 0.01
-
-# 1000 voxels a side: no scan comes near, but a header that gives a spacing in the wrong unit does.
-MOST_VOXELS = 10**9
 
 _DAMAGED = (OSError, EOFError, zlib.error)
 _UNREADABLE = (ImageFileError, HeaderDataError, ValueError, OverflowError, MemoryError)
