@@ -6,7 +6,6 @@ command line itself is off; 130 stopped by Ctrl-C. A programming error keeps its
 
 import argparse
 import sys
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
@@ -14,8 +13,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from segformer3d.dicom.options import import_options, predict_options
+from segformer3d.data_options import data_options
+from segformer3d.dicom.options import predict_options
 from segformer3d.errors import ConfigurationError, SegfedError
+from segformer3d.toml_file import read_toml
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,8 +42,8 @@ def parser() -> argparse.ArgumentParser:
     for name, options, short, long in (
         ("simulate", _simulate_options, "a federation of hospitals on this machine", _SIMULATE),
         ("warm-start", _warm_start_options, "a model from made-up patients, for private runs", _WARM_START),
+        ("data", data_options, "bring a hospital's data: import, check, prepare", _DATA),
         ("train", _train_options, "train on one folder of cases, without a federation", _TRAIN),
-        ("data", _data_options, "bring data: import", _DATA),
         ("predict", _predict_options, "write label maps for images", _PREDICT),
         ("evaluate", _evaluate_options, "measure a model on labelled cases", _EVALUATE),
         ("site", _site_options, "a hospital's end of a federation", _SITE),
@@ -56,6 +57,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 _TITLE = "Federated learning of 3D medical image segmentation (SegFormer3D on Flower)."
+_TASK = "what to segment: a built-in task, or a TOML file (default: as the dataset says)"
+_LEAVE_OUT = "use no case that the task's published protocol holds out"
 _EPILOG = "Each command explains itself: segfed COMMAND --help"
 _SIMULATE = (
     "Train one model across simulated hospitals and measure it on cases that none of them saw. "
@@ -65,9 +68,9 @@ _WARM_START = (
     "Make up cases of a task (no patient is behind them) and train on them: a model for private runs to begin with."
 )
 _TRAIN = "Train on the cases of one folder: the pooled or single-site baseline."
-_DATA = "Bring a hospital's data: import DICOM series as NIfTI without identifiers."
+_DATA = "Bring a hospital's data: import DICOM series, check what a folder holds, prepare it ahead of a run."
 _PREDICT = "Write NAME.nii.gz for each image, in the image's own space, orientation and spacing."
-_EVALUATE = "Dice, HD95 (mm) and surface Dice of a model on labelled cases, in their own space."
+_EVALUATE = "Dice, HD95 (mm) and surface Dice of a model on labelled cases, by a protocol and beside a second model."
 _MIRROR = "average mirrored copies too (default: as the task says)"
 _SITE = "Join a federation from a hospital: init, check, join, status. Only outbound connections are made."
 _SERVER = "Coordinate a federation of hospitals: init, add-site, start, run, status, stop, export."
@@ -80,8 +83,8 @@ _AUDIT = "Check that no line of an audit trail (audit.jsonl) was changed, remove
 
 def _simulate_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
-    add("--data", metavar="DIR", help="dataset to split into hospitals: dataset.json, or images/ and labels/")
-    add("--task", metavar="NAME", help="what to segment (default: as the dataset says)")
+    add("--data", metavar="DIR", help="dataset to split into hospitals, in any layout of docs/data.md")
+    add("--task", metavar="NAME", help=_TASK)
     add("--sites", type=int, metavar="N", help="hospitals (default 4)")
     add("--rounds", type=int, metavar="R", help="rounds of federated averaging (default 30)")
     add("--local-epochs", type=int, metavar="E", help="passes over a site's cases in a round (default 1)")
@@ -89,6 +92,7 @@ def _simulate_options(command: argparse.ArgumentParser) -> None:
     add("--engine", metavar="NAME", help="local or ray (default local)")
     add("--seed", type=int, metavar="S", help="of everything random (default 0)")
     add("--held-out", type=float, metavar="SHARE", help="share of the cases that no site gets (default 0.2)")
+    add("--leave-out-published", action="store_true", default=None, help=_LEAVE_OUT)
     add("--minimum-sites", type=int, metavar="N", help="good replies that a round needs (default more than half)")
     add("--round-deadline", type=float, metavar="SECONDS", help="a round closes after this long (default 3600)")
     add("--parallel", type=int, metavar="N", help="sites that compute at once (default: the cores of this machine)")
@@ -119,20 +123,18 @@ def _warm_start_options(command: argparse.ArgumentParser) -> None:
 
 def _train_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
-    add("--data", metavar="DIR", required=True, help="labelled cases: dataset.json, or images/ and labels/")
-    add("--task", metavar="NAME", help="what to segment (default: as the dataset says)")
+    add("--data", metavar="DIR", required=True, help="labelled cases, in any layout of docs/data.md")
+    add("--task", metavar="NAME", help=_TASK)
     add("--epochs", type=int, default=30, metavar="N", help="passes over the cases (default 30)")
     add("--seed", type=int, default=0, metavar="S", help="of everything random (default 0)")
     add("--validation-share", type=float, default=0.1, metavar="SHARE", help="share to measure on (default 0.1)")
+    add("--leave-out-published", action="store_true", help=_LEAVE_OUT)
+    add("--quarantine", metavar="FILE", help="list of cases that are not used, beside quarantine.csv in the folder")
+    add("--cache", metavar="DIR", help="where prepared cases are kept (default: cache in --out)")
     add("--workers", type=int, default=0, metavar="N", help="processes that read cases and cut patches (default 0)")
     add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)")
     add("--config", metavar="FILE", help="TOML file with tables [training], [model], [grid]")
     add("--out", metavar="DIR", required=True, help="folder for the model")
-
-
-def _data_options(command: argparse.ArgumentParser) -> None:
-    deeds = command.add_subparsers(dest="deed", required=True, metavar="DEED")
-    import_options(_said(deeds, "import", "DICOM series to NIfTI, without identifiers"))
 
 
 def _predict_options(command: argparse.ArgumentParser) -> None:
@@ -149,9 +151,17 @@ def _predict_options(command: argparse.ArgumentParser) -> None:
 def _evaluate_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--model", metavar="FILE", required=True, help="model file")
-    add("--data", metavar="DIR", required=True, help="labelled cases: dataset.json, or images/ and labels/")
-    add("--task", metavar="NAME", help="for models that do not say their task")
+    add("--data", metavar="DIR", required=True, help="labelled cases, in any layout of docs/data.md")
+    add("--task", metavar="NAME", help="for models that do not say their task, or data of another challenge")
+    add("--cases", default="all", metavar="WHICH", help="all, or published (held out by the published protocol)")
     add("--mirror", action=argparse.BooleanOptionalAction, help=_MIRROR)
+    add(
+        "--protocol",
+        metavar="NAME",
+        help="how to measure: whole-scan, or for benchmarks published (default whole-scan)",
+    )
+    add("--against", metavar="FILE", help="second model, to compare with on the same cases")
+    add("--strata", metavar="FILE", help="CSV file (case,NAME,...) with facts to group the cases by")
     add("--seed", type=int, default=0, metavar="S", help="of the bootstrap intervals (default 0)")
     add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)")
     add("--out", metavar="DIR", required=True, help="folder for tables and figures")
@@ -161,7 +171,7 @@ def _site_options(command: argparse.ArgumentParser) -> None:
     deeds = command.add_subparsers(dest="deed", required=True, metavar="DEED")
     init = _deed(deeds, "init", "make a site's folder: its key and its settings")
     init.add_argument("--name", metavar="NAME", help="what the coordinator calls this site")
-    init.add_argument("--data", metavar="DIR", help="labelled cases: dataset.json, or images/ and labels/")
+    init.add_argument("--data", metavar="DIR", help="labelled cases, in any layout of docs/data.md")
     init.add_argument("--coordinator", metavar="HOST:PORT", help="where the coordinator's gate is")
     _deed(deeds, "check", "see whether the site can join: data, machine, network, certificate, clock, key")
     _deed(deeds, "join", "take part until Ctrl-C; reconnects by itself")
@@ -257,7 +267,7 @@ def _simulate(arguments: dict[str, Any]) -> None:
             raise ConfigurationError("--resume takes all settings from the run folder; leave the other options out")
         resume_simulation(Path(resumed))
         return
-    asked = _read_toml(config)
+    asked = _read_config(config)
     out = out or asked.pop("out", None)
     start_simulation(SimulationSettings.from_json({**asked, **given}), Path(out) if out else None)
 
@@ -265,7 +275,7 @@ def _simulate(arguments: dict[str, Any]) -> None:
 def _train(arguments: dict[str, Any]) -> None:
     from segformer3d.commands import train_and_print
 
-    train_and_print(**{**arguments, "config": _read_toml(arguments["config"])})
+    train_and_print(**{**arguments, "config": _read_config(arguments["config"])})
 
 
 _SITE_DEEDS = {
@@ -286,7 +296,11 @@ _SERVER_DEEDS = {
 }
 
 
-_DATA_DEEDS = {"import": "segformer3d.dicom.commands:import_and_print"}
+_DATA_DEEDS = {
+    "import": "segformer3d.dicom.commands:import_and_print",
+    "check": "segformer3d.data_check.commands:check_and_print",
+    "prepare": "segformer3d.filling:prepare_and_print",
+}
 _PRIVACY_DEEDS = {
     "verify": "client.privacy.verify_commands:verify_and_print",
     "audit": "client.privacy.audit_commands:audit_and_print",
@@ -304,37 +318,23 @@ def _do(told: str | Mapping[str, str], arguments: dict[str, Any]) -> None:
     getattr(import_module(module), function)(**arguments)
 
 
-def _audit(arguments: dict[str, Any]) -> None:
-    from segformer3d.audit import verify
-
-    found = verify(Path(arguments["file"]))
-    print(f"{found.lines} lines hang together; the digest of the last is {found.digest}")
-
-
 COMMANDS: Mapping[str, Callable[[dict[str, Any]], None]] = {
     "simulate": _simulate,
+    "data": partial(_do, _DATA_DEEDS),
     "train": _train,
     "warm-start": partial(_do, "simulations.warm_start:warm_start_and_print"),
-    "data": partial(_do, _DATA_DEEDS),
     "predict": partial(_do, "segformer3d.commands:predict_and_print"),
     "evaluate": partial(_do, "segformer3d.commands:evaluate_and_print"),
     "site": partial(_do, _SITE_DEEDS),
     "server": partial(_do, _SERVER_DEEDS),
     "privacy": partial(_do, _PRIVACY_DEEDS),
     "ledger": partial(_do, _LEDGER_DEEDS),
-    "audit": _audit,
+    "audit": partial(_do, {"verify": "segformer3d.audit:verify_and_print"}),
 }
 
 
-def _read_toml(path: str | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"cannot read {path}: {error.strerror}; --config takes a TOML file") from error
-    except ValueError as error:
-        raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
+def _read_config(path: str | None) -> dict[str, Any]:
+    return {} if path is None else read_toml(Path(path), "--config takes a TOML file")
 
 
 def _hint(stopped: KeyboardInterrupt) -> str:

@@ -16,6 +16,7 @@ from benchmarks.deployment import describe_deployment, measure_deployment
 from benchmarks.federations import describe_federations, measure_federations
 from benchmarks.inference import describe_inference, measure_inference
 from benchmarks.machine import describe_machine
+from benchmarks.metrics import describe_metrics, measure_metrics
 from benchmarks.networks import describe_growth, describe_networks, measure_growth, measure_networks
 from benchmarks.private import describe_private, measure_private
 from benchmarks.settings import FULL, QUICK, Settings
@@ -26,6 +27,7 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Settings], Any], Callable[[Any], str
     "networks": ("Networks side by side", measure_networks, describe_networks),
     "growth": ("From small volumes to large ones", measure_growth, describe_growth),
     "inference": ("A whole scan", measure_inference, describe_inference),
+    "metrics": ("The scores of a whole scan", measure_metrics, describe_metrics),
     "training": ("Training on real cases", measure_training, describe_training),
     "federations": ("A federated round over its bare steps", measure_federations, describe_federations),
     "privacy": ("A private step", measure_private, describe_private),

@@ -1,13 +1,15 @@
 """`python -m benchmarks.utility`: what privacy costs in Dice, as the figure in docs/privacy.md shows it.
 
 Each point is one private federation of the same sites, begun with the same model of made-up patients. The model itself
-is a line, and so is a run whose noise is too weak to matter. Runs that are there already are not played again.
+is a line, and so is a run whose noise is too weak to matter. Runs that are there already are not played again. Patients
+are those of a folder of cases, or as many made-up ones as it takes to see what large cohorts get.
 """
 
 import argparse
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,42 +21,76 @@ from segformer3d.checkpoint import load, load_task
 from segformer3d.evaluation import evaluate
 from segformer3d.files import write_json
 from segformer3d.inference import choose_device
+from simulations.hippocampus_phantoms import write_hippocampus_phantoms
 from simulations.run import start_simulation
 from simulations.settings import SimulationSettings
+from simulations.site_folders import write_whole
 
-ROUNDS = 10
 NO_NOISE = 1e5  # an epsilon whose noise is a hundredth of the clipping norm
-# Under noise AdamW's step is the rate times (noise + signal) / noise, so less signal wants a smaller rate.
-RATE, RATE_EPSILON, RATE_WITHOUT_NOISE = 0.04, 8.0, 0.01
 START, INFINITY = "start", "infinity"
+HELD_OUT = 40  # made-up cases that no site gets
+MADE_UP_SEED = 7  # `segfed warm-start` takes others
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How sites of a size are trained; found by trying.
+
+    Attributes:
+        rounds: of a run.
+        rate: learning rate at epsilon 8. Under noise AdamW's step is the rate times (noise + signal) / noise, so less
+            signal wants a smaller one.
+        rate_without_noise: learning rate where noise is next to nothing.
+        privacy: other settings of privacy.
+    """
+
+    rounds: int
+    rate: float
+    rate_without_noise: float
+    privacy: Mapping[str, Any]
+
+    def asked(self, epsilon: float) -> dict[str, Any]:
+        """The settings of privacy of one run."""
+        if math.isinf(epsilon):
+            return {**self.privacy, "learning_rate": self.rate_without_noise, "noise": "seeded"}
+        return {**self.privacy, "learning_rate": self.rate * math.sqrt(epsilon / 8)}
+
+
+TENS = Recipe(10, 0.04, 0.01, {})
+THOUSANDS = Recipe(20, 0.002, 0.002, {"sampling_rate": 0.05, "clip": 0.3, "trainable": []})
 
 
 def main() -> None:
     """Play what is missing, and draw."""
     arguments = _parser().parse_args()
-    out, start = Path(arguments.out), Path(arguments.start)
+    out, start, sites = Path(arguments.out), Path(arguments.start), arguments.sites
+    recipe, scans, share = TENS, arguments.scans, None
+    if arguments.made_up is not None:
+        recipe, scans = THOUSANDS, _made_up(out / "made-up", sites * arguments.made_up + HELD_OUT)
+        share = HELD_OUT / (sites * arguments.made_up + HELD_OUT)
+    asked = SimulationSettings(data=Path(scans), sites=sites, rounds=recipe.rounds, start=start)
+    asked = asked if share is None else replace(asked, held_out=share)
     found: dict[str, Any] = {}
     for epsilon in (*arguments.epsilons, math.inf):
         folder = out / f"epsilon-{epsilon:g}"
         if not (folder / "summary.json").is_file():
-            start_simulation(_settings(epsilon, Path(arguments.scans), start, arguments.sites), folder)
+            private = replace(asked, epsilon=min(epsilon, NO_NOISE), privacy=recipe.asked(epsilon))
+            start_simulation(private, folder)
         found[INFINITY if math.isinf(epsilon) else f"{epsilon:g}"] = _dice(folder / "evaluation" / "metrics.json")
     held_out = folder / "sites" / "held-out"
     if not (out / START / "metrics.json").is_file():
         evaluate(load(start), load_task(start), find_cases(held_out), out / START, device=choose_device("auto"), seed=0)
     found[START] = _dice(out / START / "metrics.json")
     write_json(out / "utility.json", found)
-    draw(found, out / "utility.png", f"{arguments.sites} sites, {ROUNDS} rounds, delta 1e-5")
+    draw(found, out / "utility.png", f"{sites} sites, {recipe.rounds} rounds, delta 1e-5")
     rows = [(name, f"{d['mean']:.3f}", f"[{d['low']:.3f}, {d['high']:.3f}]") for name, d in found.items()]
     print(table(("epsilon", "mean Dice", "95 % interval"), rows))
 
 
-def _settings(epsilon: float, scans: Path, start: Path, sites: int) -> SimulationSettings:
-    rate = RATE_WITHOUT_NOISE if math.isinf(epsilon) else RATE * math.sqrt(epsilon / RATE_EPSILON)
-    privacy: dict[str, Any] = {"learning_rate": rate, "noise": "seeded" if math.isinf(epsilon) else "secure"}
-    return SimulationSettings(
-        data=scans, sites=sites, rounds=ROUNDS, epsilon=min(epsilon, NO_NOISE), start=start, privacy=privacy
-    )
+def _made_up(folder: Path, cases: int) -> Path:
+    if not folder.is_dir():
+        write_whole(folder, lambda empty: write_hippocampus_phantoms(empty, cases, MADE_UP_SEED))
+    return folder
 
 
 def _dice(metrics: Path) -> dict[str, float]:
@@ -89,7 +125,9 @@ def draw(found: Mapping[str, Mapping[str, float]], path: Path, title: str) -> No
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.utility", description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--scans", metavar="DIR", required=True, help="labelled hippocampus cases")
+    patients = parser.add_mutually_exclusive_group(required=True)
+    patients.add_argument("--scans", metavar="DIR", help="labelled hippocampus cases")
+    patients.add_argument("--made-up", type=int, metavar="N", help="so many made-up patients a site instead")
     add("--start", metavar="FILE", required=True, help="model of made-up patients, see segfed warm-start")
     add("--sites", type=int, default=4, metavar="N", help="hospitals (default 4)")
     add("--epsilons", type=float, nargs="+", default=[1.0, 2.0, 4.0, 8.0], metavar="E", help="(default 1 2 4 8)")

@@ -54,16 +54,15 @@ def _prepare(site: SiteSettings, records: RecordDict) -> RecordDict:
 
 def _train(site: SiteSettings, records: RecordDict, *, keep_replies: bool) -> RecordDict:
     request = TrainRequest.decode(records)
-    question = digest_of(records) if request.privacy is not None else ""  # of all weights: not for nothing
     if not keep_replies and request.privacy is None:
-        return train_site(site, request, question).encode()
-    outbox = Outbox(site.work / request.run)
-    kept = outbox.find(records)
+        return train_site(site, request, "").encode()
+    question, outbox = digest_of(records), Outbox(site.work / request.run)
+    kept = outbox.find(question)
     if kept is not None:
         write_log(site.work, f"run {request.run}: round {request.round} was done before, its reply is sent again")
         return kept
     reply = train_site(site, request, question).encode()
-    outbox.keep(records, reply)
+    outbox.keep(question, reply)
     return reply
 
 

@@ -5,7 +5,6 @@ certificate, the clock, and at last whether the coordinator knows the site's key
 """
 
 import http.client
-import shutil
 import socket
 import ssl
 import stat
@@ -28,10 +27,12 @@ from client.names import CONTRACT_HEADER, CONTRACT_VERSION
 from client.privacy.ledger import read_ledger
 from client.running import is_let_in, read_running
 from client.site_file import PUBLIC_KEY_FILE, SiteFile, read_site_file
+from segformer3d.cases import find_cases
 from segformer3d.dataset import prepare
 from segformer3d.errors import ConfigurationError, DataError, SegfedError
+from segformer3d.files import free_bytes
 from segformer3d.keys import fingerprint, read_certificate, read_public_key
-from segformer3d.tasks import Task, get_task, task_of_folder
+from segformer3d.tasks import TASKS, Task, task_of_folder
 from segformer3d.terminal import make_console, plain_bytes
 
 TIMEOUT_S = 15.0
@@ -125,7 +126,17 @@ def _check_key(site: SiteFile) -> str:
 
 def _check_data(site: SiteFile) -> str:
     task = _task_of(site)
-    data = prepare(site.site.data, task, site.site.work / "cache", workers=site.site.workers)
+    if task is None:
+        return f"{len(find_cases(site.site.data))} cases, which are read when a run brings its task"
+    data = prepare(
+        site.site.data,
+        task,
+        site.site.work / "cache",
+        workers=site.site.workers,
+        leave_out_published=site.site.leave_out_published,
+        quarantine=site.site.quarantine,
+        patient_pattern=site.site.patient_pattern,
+    )
     aside = f"; set aside: {', '.join(f'{item.case} ({item.reason})' for item in data.set_aside)}"
     found = f"task {task.name}, {data.describe()}{aside if data.set_aside else ''}"
     if len(data.train) < site.site.limits.smallest_cohort:
@@ -133,11 +144,11 @@ def _check_data(site: SiteFile) -> str:
     return found
 
 
-def _task_of(site: SiteFile) -> Task:
-    """What the data are for: as the folder says, or the one task that the site takes part in."""
+def _task_of(site: SiteFile) -> Task | None:
+    """What the data are for: as the folder says, or the one task that the site takes part in; None for an own task."""
     named = site.site.limits.tasks
     if len(named) == 1:
-        return get_task(named[0])
+        return TASKS.get(named[0])
     try:
         return task_of_folder(site.site.data)
     except DataError as error:
@@ -146,8 +157,7 @@ def _task_of(site: SiteFile) -> Task:
 
 
 def _check_disk(site: SiteFile) -> str:
-    place = next(path for path in (site.site.work, *site.site.work.parents) if path.exists())
-    free = shutil.disk_usage(place).free
+    free = free_bytes(site.site.work)
     if free < LEAST_SPACE:
         raise _Complaint(f"{plain_bytes(free)} free for {site.site.work}", f"free {plain_bytes(LEAST_SPACE)}")
     return f"{plain_bytes(free)} free"

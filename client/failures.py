@@ -19,6 +19,7 @@ from client.privacy.ledger import LedgerError
 from client.weights import printable
 from segformer3d.audit import AuditError
 from segformer3d.errors import CheckpointError, ConfigurationError, DataError, ReplyError
+from segformer3d.held_out import HeldOutError
 
 SITE_FAILURE, SITE_REFUSAL = 100, 101  # our own error codes; Flower's are 0 to 8
 DEEDS: Mapping[str, str] = {PREPARE: "prepare its data", TRAIN: "train", EVALUATE: "measure the model"}
@@ -29,6 +30,7 @@ _TOLD = re.compile(r"(?P<site>[\w -]{1,40}) could not [\w ]+: (?P<reason>.+); (?
 _FINAL = (ErrorCode.LOAD_CLIENT_APP_EXCEPTION, ErrorCode.INVALID_FAB, SITE_REFUSAL)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REASONS: tuple[tuple[tuple[type[Exception], ...], str, str], ...] = (
+    ((HeldOutError,), "its data hold held-out cases of the published protocol", "leave them out at the site"),
     ((DataError,), "no usable case", SEE_LOG),
     ((CheckpointError,), "its optimizer state is damaged", "remove the run's folder at the site, or " + SEE_LOG),
     ((ConfigurationError,), "its settings do not fit this run", SEE_LOG),

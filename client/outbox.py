@@ -13,7 +13,6 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from client.contract import digest_of
 from segformer3d.files import storage_errors, write_parts
 
 _DIGEST_BYTES = 32
@@ -22,6 +21,8 @@ _DIGEST_BYTES = 32
 class Outbox:
     """The kept reply of one run at one site: one file, a digest of it and the reply.
 
+    Questions are known by their digest (`client.contract.digest_of`).
+
     Args:
         folder: of the run at the site.
     """
@@ -29,7 +30,7 @@ class Outbox:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def find(self, question: RecordDict) -> RecordDict | None:
+    def find(self, question: str) -> RecordDict | None:
         """The reply to exactly this question, if it was finished before; whatever answers another one is dropped.
 
         Raises:
@@ -52,7 +53,7 @@ class Outbox:
         except DecodeError:
             return None
 
-    def keep(self, question: RecordDict, reply: RecordDict) -> None:
+    def keep(self, question: str, reply: RecordDict) -> None:
         """Put a finished reply on disk.
 
         Raises:
@@ -61,5 +62,5 @@ class Outbox:
         content = recorddict_to_proto(reply).SerializeToString()
         write_parts(self._path(question), [hashlib.sha256(content).digest(), content])
 
-    def _path(self, question: RecordDict) -> Path:
-        return self._folder / f"reply-{digest_of(question)[:32]}.bin"
+    def _path(self, question: str) -> Path:
+        return self._folder / f"reply-{question[:32]}.bin"

@@ -57,7 +57,7 @@ def train_site(site: SiteSettings, request: TrainRequest, question: str) -> Trai
     Args:
         site: whose data.
         request: what is asked.
-        question: digest of the message that asks, for the ledger of a private run; empty in others.
+        question: digest of the message that asks, for the ledger of a private run; others do not look at it.
 
     Raises:
         SegfedError: data, settings, disk or message are not as they should be.
@@ -144,7 +144,16 @@ def _make_gpu_deterministic() -> None:
 def _prepare(site: SiteSettings, task: Task, *, private: bool) -> SiteData:
     """In a private run nothing is validated, so that every case is there to train on."""
     share = 0.0 if private else DEFAULT_VALIDATION_SHARE
-    data = prepare(site.data, task, site.work / "cache", validation_share=share, workers=max(1, site.workers))
+    data = prepare(
+        site.data,
+        task,
+        site.work / "cache",
+        validation_share=share,
+        workers=max(1, site.workers),
+        leave_out_published=site.leave_out_published,
+        quarantine=site.quarantine,
+        patient_pattern=site.patient_pattern,
+    )
     with _lock:
         _data_of_site.pop((site, task, private), None)
         while len(_data_of_site) >= _KEPT_SITES:

@@ -35,6 +35,9 @@ class SiteSettings:
             and updates weighted; None takes the smaller one that the coordinator asks for.
         patient_pattern: what of a case's name is the patient, a regular expression, see `segformer3d.patients`; None
             takes what the dataset says, or else each case for a patient.
+        quarantine: a list of cases that are not used, beside `quarantine.csv` in the dataset folder.
+        leave_out_published: whether the held-out cases of a task's published protocol are left out; else they are
+            refused.
 
     Raises:
         ConfigurationError: a value breaks its rule.
@@ -50,6 +53,8 @@ class SiteSettings:
     ledger: Path | None = None
     patients: int | None = None
     patient_pattern: str | None = None
+    leave_out_published: bool = False
+    quarantine: Path | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not SITE_NAME.fullmatch(self.name):
@@ -68,6 +73,8 @@ class SiteSettings:
             _whole("patients", self.patients, 1, MOST_PATIENTS)
         if self.patient_pattern is not None:
             check_pattern(self.patient_pattern)
+        if type(self.leave_out_published) is not bool:
+            raise ConfigurationError(f"leave_out_published must be true or false, got {self.leave_out_published!r}")
 
     @property
     def ledger_file(self) -> Path:

@@ -1,6 +1,5 @@
 """`site.toml`: everything that the operator of a site decides, in one file beside the site's key."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,10 +10,11 @@ from client.site import LEDGER, SiteSettings
 from segformer3d.addresses import Address
 from segformer3d.errors import ConfigurationError
 from segformer3d.files import write_text
+from segformer3d.toml_file import read_toml
 
 SITE_FILE, KEY_FILE, PUBLIC_KEY_FILE, CERTIFICATE_FILE = "site.toml", "site.key", "site.pub", "coordinator.crt"
 SITE = "SEGFED_SITE"  # names the folder to the programs that `site join` starts
-_SITE = ("name", "data", "work", "device", "threads", "workers")
+_SITE = ("name", "data", "work", "device", "threads", "workers", "leave_out_published", "quarantine")
 _PRIVACY = ("ledger", "patients", "patient_pattern")
 _COORDINATOR = ("address", "certificate", "proxy")
 
@@ -50,14 +50,7 @@ def read_site_file(folder: Path) -> SiteFile:
         ConfigurationError: it is missing, no TOML, or a value breaks its rule.
     """
     path = folder / SITE_FILE
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(
-            f"cannot read {path}: {error.strerror}; make a site with: segfed site init {folder}"
-        ) from error
-    except ValueError as error:
-        raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
+    values = read_toml(path, f"make a site with: segfed site init {folder}")
     try:
         return _parse(folder.resolve(), values)
     except ConfigurationError as error:
@@ -82,11 +75,13 @@ _TEMPLATE = """\
 # See docs/operate-a-site.md; after a change run: segfed site check
 
 name = "{name}"           # what the coordinator sees; it must be the name that it registered
-data = {data}             # labelled cases: dataset.json, or images/ and labels/
+data = {data}             # labelled cases, in any layout of docs/data.md
 work = "work"             # cache, optimizer states, logs
 device = "auto"           # auto, cpu, cuda or cuda:N
 # threads = 8             # of one computation on the CPU (default: all cores)
 # workers = 0             # processes that read cases and cut patches
+# quarantine = "quarantine.csv"   # cases that are not used, as segfed data check lists them
+# leave_out_published = true   # use no case that a task's published protocol holds out
 
 [coordinator]
 address = "{address}"
@@ -125,6 +120,8 @@ def _parse(folder: Path, values: Mapping[str, Any]) -> SiteFile:
     plain = {name: values[name] for name in _SITE if name in values}
     paths = {"data": folder / values["data"], "work": folder / str(values.get("work", "work"))}
     paths["ledger"] = folder / str(privacy.get("ledger", LEDGER))
+    if "quarantine" in values:
+        paths["quarantine"] = folder / _text(values, "quarantine", "the site file")
     own = {name: privacy[name] for name in ("patients", "patient_pattern") if name in privacy}
     site = SiteSettings(**{**plain, **paths, **own}, limits=SiteLimits(**limits))
     proxy = _text(coordinator, "proxy", "[coordinator]") if "proxy" in coordinator else None

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from segformer3d.errors import SegfedError
     from segformer3d.model import SegFormer3D
     from segformer3d.settings import TrainingSettings
-    from segformer3d.tasks import Structure, Task, get_task
+    from segformer3d.task import Structure, Task
+    from segformer3d.tasks import get_task
 
 __all__ = [
     "ModelConfig",
@@ -32,8 +33,8 @@ _HOMES = {
     "ModelConfig": "config",
     "SegFormer3D": "model",
     "SegfedError": "errors",
-    "Structure": "tasks",
-    "Task": "tasks",
+    "Structure": "task",
+    "Task": "task",
     "TrainingSettings": "settings",
     "from_published": "checkpoint",
     "get_task": "tasks",

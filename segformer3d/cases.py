@@ -1,132 +1,109 @@
-"""Which files make up a case: the Decathlon layout, or a plain folder of `images/` and `labels/`.
+"""The cases of a dataset folder, whatever its layout: each is tried, and the first that fits is taken.
 
 Only names are looked at here; a file that is missing or damaged is found when the case is read, and set aside there.
 """
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from segformer3d.errors import DataError
-from segformer3d.tasks import read_description
+from segformer3d.layouts import acdc, bids, brats, btcv, decathlon, nnunet, plain
+from segformer3d.layouts.files import CaseFiles, Layout, case_name, folders_in, grouped_channels, nifti_files
+from segformer3d.quarantine import QUARANTINE_FILE, with_quarantine
 
-_CHANNEL = re.compile(r"_\d{4}$")
+__all__ = ["LAYOUTS", "CaseFiles", "case_name", "find_cases", "find_images"]
 
-# 1000 voxels a side: no scan comes near, but a header that gives a spacing in the wrong unit does.
-MOST_VOXELS = 10**9
+# A description in the folder goes first, then names that say much before names that say little.
+LAYOUTS: tuple[Layout, ...] = (
+    decathlon.LAYOUT,
+    nnunet.LAYOUT,
+    acdc.LAYOUT,
+    brats.LAYOUT,
+    btcv.LAYOUT,
+    bids.LAYOUT,
+    plain.LAYOUT,
+)
+_MOST_FOLDERS = 20  # that are looked into for a hint
 
-
-@dataclass(frozen=True)
-class CaseFiles:
-    """One case: its image files (one 3D file a contrast, or one 4D file) and its label file, if it has one.
-
-    `patient` is whose it is, where the dataset says so.
-    """
-
-    name: str
-    images: tuple[Path, ...]
-    label: Path | None
-    patient: str | None = None
+Cases = tuple[CaseFiles, ...]
 
 
-def find_cases(folder: Path) -> tuple[CaseFiles, ...]:
-    """The cases of a dataset folder, sorted by name.
-
-    Understood are `dataset.json` with `training` entries (an entry's image is one file or a list of files, and it may
-    name its "patient"), and `images/` with `labels/` beside it, where a case's files are `NAME.nii.gz` or
-    `NAME_0000.nii.gz`, `NAME_0001...`.
-    There, an image without a label and a label without an image are cases too: with a file missing.
+def find_cases(folder: Path) -> Cases:
+    """The cases of a dataset folder in any of `LAYOUTS`, sorted by name; those on its quarantine list are marked.
 
     Raises:
-        DataError: the folder is missing, of neither layout, or holds no case.
+        DataError: the folder is missing, broken or of no layout; the text says what was looked for and what is missing.
+            Or its quarantine list cannot be read.
     """
     if not folder.is_dir():
-        raise DataError(
-            f"there is no folder {folder}; --data takes a folder with dataset.json, or with images/ and labels/"
-        )
-    if (folder / "dataset.json").is_file():
-        cases = _decathlon(folder, read_description(folder / "dataset.json"))
-    elif (folder / "images").is_dir():
-        cases = _plain(folder)
-    else:
-        raise DataError(f"{folder} holds neither dataset.json nor images/ and labels/; it is not a dataset folder")
+        raise DataError(f"there is no folder {folder}; --data takes a folder of labelled cases")
+    cases, missing = _try_layouts(folder)
     if not cases:
-        raise DataError(f"{folder} lists no case")
-    names = [case.name for case in cases]
-    if len(set(names)) != len(names):
-        raise DataError(f"{folder} lists a case twice; every image name may stand there once")
-    return tuple(sorted(cases, key=lambda case: case.name))
+        raise DataError(_no_layout(folder, missing))
+    return cases
 
 
-def find_images(path: Path) -> tuple[CaseFiles, ...]:
-    """The unlabelled images at a path: one NIfTI file, a dataset folder, or a folder of NIfTI files.
+def find_images(path: Path) -> Cases:
+    """The images at a path, labelled or not: one NIfTI file, a dataset folder, or a folder of NIfTI files.
 
     Raises:
-        DataError: there is nothing to predict.
+        DataError: there is nothing to predict, or a dataset folder is broken.
     """
     if path.is_file():
         return (CaseFiles(case_name(path), (path,), None),)
-    if (path / "dataset.json").is_file() or (path / "images").is_dir():
-        return find_cases(path)
-    cases = tuple(CaseFiles(name, files, None) for name, files in _grouped(_nifti_files(path)).items())
+    cases, missing = _try_layouts(path) if path.is_dir() else ((), {})
+    cases = cases or tuple(CaseFiles(name, files, None) for name, files in grouped_channels(nifti_files(path)).items())
     if not cases:
-        raise DataError(f"there is no NIfTI image (.nii or .nii.gz) and no DICOM series at {path}")
-    return cases
-
-
-def case_name(path: Path) -> str:
-    """The file's name without .nii or .nii.gz."""
-    return path.name.removesuffix(".gz").removesuffix(".nii")
-
-
-def _decathlon(folder: Path, described: Mapping[str, Any]) -> list[CaseFiles]:
-    entries = described.get("training")
-    if not isinstance(entries, list):
-        raise DataError(f"{folder / 'dataset.json'} has no list of 'training' cases")
-    return [_entry(folder, number, entry) for number, entry in enumerate(entries)]
-
-
-def _entry(folder: Path, number: int, entry: object) -> CaseFiles:
-    named: Mapping[str, Any] = entry if isinstance(entry, Mapping) else {}
-    image, label, patient = named.get("image"), named.get("label"), named.get("patient")
-    images: list[Any] = image if isinstance(image, list) else [image]
-    if not images or not all(isinstance(i, str) for i in images) or not isinstance(label, str):
-        where = f"training entry {number} of {folder / 'dataset.json'}"
-        raise DataError(f"{where} needs an 'image' and a 'label' file name")
-    if patient is not None and not (isinstance(patient, str) and patient):
-        raise DataError(f"'patient' of training entry {number} of {folder / 'dataset.json'} must be a text")
-    # A label has the name of its case in every layout; image names carry channel numbers when there are several.
-    name = case_name(Path(label)) if len(images) > 1 else case_name(Path(images[0]))
-    return CaseFiles(name, tuple(folder / image for image in images), folder / label, patient)
-
-
-def _plain(folder: Path) -> list[CaseFiles]:
-    labels = {case_name(path): path for path in _nifti_files(folder / "labels")}
-    images = _grouped(_nifti_files(folder / "images"), frozenset(labels))
-    return [
-        CaseFiles(
-            name,
-            images.get(name, (folder / "images" / f"{name}.nii.gz",)),
-            labels.get(name, folder / "labels" / f"{name}.nii.gz"),
+        near = "".join(f" ({name}: {lacks})" for name, lacks in missing.items() if lacks)
+        raise DataError(
+            f"at {path} there is no NIfTI image (.nii or .nii.gz), no DICOM series, no dataset of a known layout{near}"
         )
-        for name in images | labels
-    ]
-
-
-def _nifti_files(folder: Path) -> list[Path]:
-    files = (path for path in folder.glob("*.nii*") if not path.name.startswith("."))
-    return sorted(path for path in files if path.name.endswith((".nii", ".nii.gz")))
-
-
-def _grouped(files: list[Path], whole: frozenset[str] = frozenset()) -> dict[str, tuple[Path, ...]]:
-    """Files by case. A trailing _0001 is a channel number if there is a _0000 and no case has the full name."""
-    names = {case_name(file) for file in files}
-    cases: dict[str, tuple[Path, ...]] = {}
-    for file in files:
-        full = case_name(file)
-        stem = _CHANNEL.sub("", full)
-        name = stem if f"{stem}_0000" in names and full not in whole else full
-        cases[name] = (*cases.get(name, ()), file)
     return cases
+
+
+def _try_layouts(folder: Path) -> tuple[Cases, Mapping[str, str]]:
+    """The cases of the first layout that fits; else none, and what each layout misses."""
+    missing: dict[str, str] = {}
+    for layout in LAYOUTS:
+        try:
+            found = layout.find(folder)
+        except OSError as error:
+            raise DataError(f"{folder} cannot be looked into ({error.strerror}); change its permissions") from error
+        if found.cases:
+            return _in_order(folder, found.cases), {}
+        missing[layout.name] = found.missing
+    return (), missing
+
+
+def _in_order(folder: Path, cases: Cases) -> Cases:
+    names = [case.name for case in cases]
+    if len(set(names)) != len(names):
+        raise DataError(f"{folder} lists a case twice; every image name may stand there once")
+    listed = folder / QUARANTINE_FILE
+    known = tuple(sorted((_with_patient(case) for case in cases), key=lambda case: case.name))
+    if not listed.exists():
+        return known
+    marked = with_quarantine(known, listed)
+    return tuple(replace(case, sidecars=(*case.sidecars, listed)) if case.quarantined else case for case in marked)
+
+
+def _with_patient(case: CaseFiles) -> CaseFiles:
+    """The case names of ACDC and BraTS 2023 tell the patient in any layout that they are copied to."""
+    told = case.patient or acdc.patient_of_name(case.name) or brats.patient_of_name(case.name)
+    return replace(case, patient=told)
+
+
+def _no_layout(folder: Path, missing: Mapping[str, str]) -> str:
+    if not any(folder.iterdir()):
+        return f"{folder} is empty; --data takes a folder of labelled cases"
+    takes = "; ".join(f"{layout.name} ({layout.takes})" for layout in LAYOUTS)
+    near = "; ".join(f"{name}: {lacks}" for name, lacks in missing.items() if lacks)
+    told = _hint(folder) or (f"It comes near {near}. " if near else "")
+    return f"{folder} is of no known layout. {told}Known are {takes}"
+
+
+def _hint(folder: Path) -> str:
+    """Datasets that lie one level deeper: people name the folder that they unpacked."""
+    places = [place.name for place in folders_in(folder)[:_MOST_FOLDERS] if _try_layouts(place)[0]]
+    return f"Its folder {' or '.join(places)} is; name that one. " if places else ""

@@ -13,16 +13,22 @@ from segformer3d.checkpoint import load, load_task
 from segformer3d.dataset import SetAside, SiteData, prepare
 from segformer3d.dicom.library import is_dicom_source
 from segformer3d.errors import ConfigurationError
-from segformer3d.evaluation import evaluate, print_table
+from segformer3d.evaluation import Rival, evaluate
 from segformer3d.fit import Fitted, Plan, fit
+from segformer3d.held_out import published_cases
 from segformer3d.inference import choose_device
 from segformer3d.model import SegFormer3D
 from segformer3d.prediction import NIFTI, Prediction, Way, predict_cases
+from segformer3d.protocols import choose_protocol
+from segformer3d.report.evaluation_report import Circumstances, write_evaluation_report
+from segformer3d.score_tables import print_groups, print_table
 from segformer3d.settings import TrainingSettings
-from segformer3d.tasks import Task, adjust, choose_task, get_task
+from segformer3d.strata import with_facts
+from segformer3d.tasks import Task, adjust, choose_task, named_task
 from segformer3d.terminal import make_console, plain_duration, progress_bar
 from segformer3d.training import Step
 
+CASES = ("all", "published")
 LABEL_FORMATS = ("nifti", "dicom-seg")
 
 
@@ -33,6 +39,9 @@ def train_and_print(
     seed: int,
     validation_share: float,
     workers: int,
+    leave_out_published: bool,
+    quarantine: str | None,
+    cache: str | None,
     device: str,
     config: Mapping[str, Any],
     out: str,
@@ -57,7 +66,13 @@ def train_and_print(
     where = choose_device(device)
     with console.status("reading and checking the cases"):
         cases = prepare(
-            Path(data), chosen, folder / "cache", validation_share=validation_share, workers=max(1, workers)
+            Path(data),
+            chosen,
+            folder / "cache" if cache is None else Path(cache),
+            validation_share=validation_share,
+            workers=max(1, workers),
+            leave_out_published=leave_out_published,
+            quarantine=None if quarantine is None else Path(quarantine),
         )
     print_cases(console, cases)
     with progress_bar(console, "training") as bar:
@@ -137,42 +152,66 @@ def _find_sources(
 
 
 def evaluate_and_print(
-    model: str, data: str, task: str | None, mirror: bool | None, seed: int, device: str, out: str
+    model: str,
+    data: str,
+    task: str | None,
+    cases: str,
+    protocol: str | None,
+    against: str | None,
+    strata: str | None,
+    mirror: bool | None,
+    seed: int,
+    device: str,
+    out: str,
 ) -> None:
-    """Measure a model on labelled cases and leave tables and figures in `out`.
+    """Measure a model on labelled cases, beside a second one if there is one, and leave tables and figures in `out`.
+
+    `cases` is "all", or "published" for the held-out ones of the task's published protocol.
 
     Raises:
         SegfedError: the model, the data or the disk are not as they must be.
     """
-    if seed < 0:
-        raise ConfigurationError(f"--seed must be 0 or more, got {seed}")
+    if seed < 0 or cases not in CASES:
+        raise ConfigurationError(f"--seed takes 0 or more, --cases one of {', '.join(CASES)}; got {seed} and {cases!r}")
     keep_freed_memory()
     console, where = make_console(), choose_device(device)
     network, chosen = load_model(Path(model), task)
-    cases = find_cases(Path(data))
+    measure = choose_protocol(chosen.name, protocol)
+    rival = None if against is None else Rival(against, *load_model(Path(against), task))
+    measured = find_cases(Path(data))
+    if cases == "published":
+        measured = published_cases(Path(data), measured, chosen.name)
+    if strata is not None:
+        measured = with_facts(measured, Path(strata))
     with progress_bar(console, "measuring") as bar:
         result = evaluate(
             network,
             chosen,
-            cases,
+            measured,
             Path(out),
             device=where,
             seed=seed,
             mirror=mirror,
+            protocol=measure,
+            against=rival,
             on_case=lambda done, total: bar.show(done, total, "measuring"),
         )
+    print_groups(result.strata, console)
     print_table(result, console)
-    console.print(f"Tables and figures are in {out}", soft_wrap=True)
+    mirrored = chosen.mirror if mirror is None else mirror
+    about = Circumstances.now(Path(model), Path(data), str(where), mirrored=mirrored, seed=seed)
+    page = write_evaluation_report(result, chosen, about, Path(out))
+    console.print(f"Tables and figures are in {out}; the report is {page}", soft_wrap=True)
 
 
 def load_model(path: Path, task: str | None) -> tuple[SegFormer3D, Task]:
-    """A model and its task; the task's name is needed for files that do not say.
+    """A model and its task; the task's name or TOML file is needed for models that do not say.
 
     Raises:
         CheckpointError: the file is damaged, or does not fit the task.
         ConfigurationError: there is no such task.
     """
-    chosen = get_task(task) if task is not None else load_task(path)
+    chosen = named_task(task) if task is not None else load_task(path)
     network = load(path)
     if (network.config.in_channels, network.config.num_classes) != (len(chosen.modalities), chosen.channels):
         raise ConfigurationError(

@@ -1,112 +1,54 @@
-"""Measure a model on labelled cases: scores of every case and structure, their summary, and three pictures.
+"""Measure a model on labelled cases by a protocol: scores of every case and structure, their summary, three pictures.
 
-Every case is read, predicted on its own grid and scored (`segformer3d.metrics`), one in memory at a time. A damaged
-case is set aside with its reason and counted, never dropped silently. Promises: the same model, cases and seed write
-the same files; nothing is written outside the output folder, whose files name cases and belong to the site alone.
+A second model, if there is one, predicts the same cases in the same go. A damaged case is set aside with its reason and
+counted, never dropped silently. Promises: the same models, cases and seed write the same files; nothing is written
+outside the output folder, whose files name cases and belong to the site alone.
 """
 
-import csv
-import io
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
+from operator import add
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from segformer3d.calibration import calibrate
 from segformer3d.cases import CaseFiles
-from segformer3d.errors import CaseError, DataError
+from segformer3d.errors import ConfigurationError, DataError
 from segformer3d.figures import overlay
 from segformer3d.files import write_json, write_text
-from segformer3d.inference import predict_masks
-from segformer3d.metrics import EMPTY_MASK_RULES, TOLERANCE_MM, Mask, StructureScore, score_case
-from segformer3d.model import SegFormer3D
-from segformer3d.statistics import Summary, summarise
-from segformer3d.tasks import Task
-from segformer3d.volumes import Volume, read_case
-
-METRICS = ("dice", "hd95_mm", "surface_dice")
-RULES = (
-    f"{EMPTY_MASK_RULES} The surface is the voxels with a 6-neighbour outside the structure; surface Dice is the share "
-    f"of them, in prediction and truth, within {TOLERANCE_MM:g} mm of the other surface. HD95 is the larger of the two "
-    "directed 95th percentiles. low and high bound the 95 % percentile bootstrap interval of the mean over cases."
+from segformer3d.measuring import (
+    Contest,
+    Measured,
+    OnCase,
+    Predict,
+    forecast_of,
+    masks_of,
+    measure_cases,
+    read_labelled,
 )
+from segformer3d.model import SegFormer3D
+from segformer3d.paired import RULES, paired_differences
+from segformer3d.protocols import Protocol, choose_protocol
+from segformer3d.published_scores import published_rows
+from segformer3d.results import CaseResult, Comparison, Evaluation, SetAside, StructureSummary, ranked
+from segformer3d.score_tables import case_table, set_aside_table
+from segformer3d.statistics import Summary, summarise
+from segformer3d.strata import stratify
+from segformer3d.tasks import Task
 
-Predict = Callable[[Volume], NDArray[np.bool_]]
-OnCase = Callable[[int, int], None]
+COMPARISON_FILES = ("cases_against.csv", "comparison.json")
 
 
 @dataclass(frozen=True)
-class CaseResult:
-    """The scores and volumes of one case, by structure, in the order of the task."""
+class Rival:
+    """A second model to compare with: what it is called, and the task that it was trained for."""
 
     name: str
-    scores: tuple[StructureScore, ...]
-    truth_ml: tuple[float, ...]
-    predicted_ml: tuple[float, ...]
-
-    @property
-    def mean_dice(self) -> float:
-        """The mean Dice over the structures."""
-        return math.fsum(score.dice for score in self.scores) / len(self.scores)
-
-
-@dataclass(frozen=True)
-class SetAside:
-    """A case that could not be used, and why."""
-
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class StructureSummary:
-    """One structure over all cases that were used."""
-
-    name: str
-    dice: Summary
-    hd95_mm: Summary
-    surface_dice: Summary
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The outcome over all cases.
-
-    Attributes:
-        cases: the cases that were used, in the order given.
-        set_aside: those that were not.
-        structures: a summary for each structure.
-        mean_dice: each case's mean over the structures, summarised over the cases; its mean is the headline number.
-    """
-
-    cases: tuple[CaseResult, ...]
-    set_aside: tuple[SetAside, ...]
-    structures: tuple[StructureSummary, ...]
-    mean_dice: Summary
-
-    def to_json(self) -> dict[str, Any]:
-        """The content of `metrics.json`: plain JSON values, null for what is undefined."""
-        return {
-            "cases": len(self.cases),
-            "set_aside": len(self.set_aside),
-            "set_aside_cases": [{"case": case.name, "reason": case.reason} for case in self.set_aside],
-            "mean_dice": self.mean_dice.mean,
-            "mean_dice_over_cases": self.mean_dice.to_json(),
-            "classes": {s.name: {m: getattr(s, a).to_json() for m, a in _JSON_NAMES.items()} for s in self.structures},
-            "overlays": {rank: case.name for rank, case in ranked(self.cases).items()},
-            "rules": RULES,
-        }
-
-
-_JSON_NAMES = {"dice": "dice", "hd95": "hd95_mm", "surface_dice": "surface_dice"}
+    model: SegFormer3D
+    task: Task
 
 
 def evaluate(
@@ -118,6 +60,8 @@ def evaluate(
     device: torch.device,
     seed: int,
     mirror: bool | None = None,
+    protocol: Protocol | None = None,
+    against: Rival | None = None,
     on_case: OnCase | None = None,
 ) -> Evaluation:
     """Measure a model on labelled cases and write what was found into a folder.
@@ -126,22 +70,39 @@ def evaluate(
         model: a model of the task.
         task: what is segmented.
         cases: labelled cases.
-        out: the folder for `cases.csv`, `set_aside.csv`, `metrics.json` and `overlay-{best,median,worst}.png`.
-        device: where the model predicts.
+        out: the folder for `cases.csv`, `set_aside.csv`, `metrics.json` and `overlay-{best,median,worst}.png`, and with
+            a second model `cases_against.csv` and `comparison.json`.
+        device: where the models predict.
         seed: of the bootstrap.
-        mirror: whether predictions for mirrored copies are averaged; None does what the task says.
+        mirror: whether predictions for mirrored copies are averaged; None does what each model's task says.
+        protocol: how to measure; None is the task's default.
+        against: a second model of the same task.
         on_case: called after each case with the number done and the number of all.
 
     Raises:
+        ConfigurationError: the second model is of another task.
         DataError: no case is usable.
         StorageError: the folder cannot be written.
     """
-    predict = partial(predict_masks, model, task, device=device, mirror=mirror)
-    return evaluate_predictor(predict, task, cases, out, seed=seed, on_case=on_case)
+    protocol = protocol or choose_protocol(task.name)
+    forecast = partial(forecast_of, model, task, device, mirror)
+    rival = None
+    if against is not None:
+        check_comparable(task, against)
+        rival = (against.name, partial(forecast_of, against.model, against.task, device, mirror))
+    return _evaluate(Contest(task, protocol, forecast, rival), cases, out, seed, on_case)
 
 
 def evaluate_predictor(
-    predict: Predict, task: Task, cases: Sequence[CaseFiles], out: Path, *, seed: int, on_case: OnCase | None = None
+    predict: Predict,
+    task: Task,
+    cases: Sequence[CaseFiles],
+    out: Path,
+    *,
+    seed: int,
+    protocol: Protocol | None = None,
+    against: tuple[str, Predict] | None = None,
+    on_case: OnCase | None = None,
 ) -> Evaluation:
     """`evaluate` for anything that turns a volume into masks (S, X, Y, Z) on the volume's grid, the same each time.
 
@@ -149,65 +110,86 @@ def evaluate_predictor(
         DataError: no case is usable.
         StorageError: the folder cannot be written.
     """
-    results, set_aside = _measure(predict, task, cases, on_case)
-    write_text(out / "set_aside.csv", _csv(("case", "reason"), ((case.name, case.reason) for case in set_aside)))
-    if not results:
-        raise DataError(_none_left(set_aside))
-    evaluation = summarise_cases(results, set_aside, task, seed)
-    write_text(out / "cases.csv", _case_table(evaluation, task))
-    write_json(out / "metrics.json", evaluation.to_json())
-    _draw(predict, task, cases, evaluation, out)
-    return evaluation
+    protocol = protocol or choose_protocol(task.name)
+    rival = None if against is None else (against[0], partial(masks_of, against[1]))
+    return _evaluate(Contest(task, protocol, partial(masks_of, predict), rival), cases, out, seed, on_case)
 
 
-def summarise_cases(cases: Sequence[CaseResult], set_aside: Sequence[SetAside], task: Task, seed: int) -> Evaluation:
+def check_comparable(task: Task, rival: Rival) -> None:
+    """Check that a second model segments the same in the same.
+
+    Raises:
+        ConfigurationError: it does not.
+    """
+    facts = ("name", "modalities", "structures", "label_values")
+    if any(getattr(task, fact) != getattr(rival.task, fact) for fact in facts):
+        raise ConfigurationError(
+            f"{rival.name} was trained for task {rival.task.name}, and not for the {task.name} of the first model "
+            "(contrasts, structures and label values must be the same); only models of one task can be compared"
+        )
+
+
+def summarise_cases(
+    cases: Sequence[CaseResult], task: Task, protocol: Protocol, seed: int
+) -> tuple[tuple[StructureSummary, ...], Summary]:
     """Summarise the scores of cases; every summary resamples the same cases, so that they can be compared."""
     structures = []
     for index, structure in enumerate(task.structures):
-        columns = ([getattr(case.scores[index], metric) for case in cases] for metric in METRICS)
-        structures.append(StructureSummary(structure.name, *(summarise(column, seed) for column in columns)))
-    mean_dice = summarise((case.mean_dice for case in cases), seed)
-    return Evaluation(tuple(cases), tuple(set_aside), tuple(structures), mean_dice)
+        columns = {metric: [getattr(case.scores[index], metric) for case in cases] for metric in protocol.metrics}
+        summaries = {metric: summarise(column, seed) for metric, column in columns.items()}
+        structures.append(StructureSummary(structure.name, **summaries))
+    return tuple(structures), summarise((case.mean_dice for case in cases), seed)
 
 
-def ranked(cases: Sequence[CaseResult]) -> dict[str, CaseResult]:
-    """The best, median and worst case by mean Dice; of two alike, the first by name ranks lower."""
-    order = sorted(cases, key=lambda case: (case.mean_dice, case.name))
-    return {"best": order[-1], "median": order[(len(order) - 1) // 2], "worst": order[0]}
+def _evaluate(contest: Contest, cases: Sequence[CaseFiles], out: Path, seed: int, on_case: OnCase | None) -> Evaluation:
+    measured, set_aside = measure_cases(contest, cases, on_case)
+    write_text(out / "set_aside.csv", set_aside_table(set_aside))
+    if not measured:
+        raise DataError(_none_left(set_aside))
+    evaluation = _summarise(contest, measured, set_aside, seed)
+    _write(evaluation, contest.task, out)
+    _draw(contest, cases, evaluation, out)
+    return evaluation
 
 
-def _measure(
-    predict: Predict, task: Task, cases: Sequence[CaseFiles], on_case: OnCase | None
-) -> tuple[list[CaseResult], list[SetAside]]:
-    results: list[CaseResult] = []
-    set_aside: list[SetAside] = []
-    for done, files in enumerate(cases, start=1):
-        try:
-            results.append(_measure_case(predict, task, files))
-        except CaseError as error:
-            set_aside.append(SetAside(files.name, str(error)))
-        if on_case is not None:
-            on_case(done, len(cases))
-    return results, set_aside
+def _summarise(contest: Contest, measured: Sequence[Measured], set_aside: Sequence[SetAside], seed: int) -> Evaluation:
+    task, protocol = contest.task, contest.protocol
+    cases, names = tuple(case.result for case in measured), [structure.name for structure in task.structures]
+    structures, mean_dice = summarise_cases(cases, task, protocol, seed)
+    known = [case.reliability for case in measured if case.reliability is not None]
+    return Evaluation(
+        task.name,
+        protocol,
+        cases,
+        tuple(set_aside),
+        structures,
+        mean_dice,
+        strata=stratify(cases, names, seed),
+        calibration=calibrate(names, reduce(add, known)) if known else (),
+        published=published_rows(task.name),
+        comparison=_compare(contest, measured, seed),
+    )
 
 
-def _measure_case(predict: Predict, task: Task, files: CaseFiles) -> CaseResult:
-    volume, truth = _read_labelled(files, task)
-    predicted = predict(volume)
-    ml = math.prod(volume.spacing) / 1000
-    scores = score_case(predicted, truth, volume.spacing)
-    return CaseResult(files.name, scores, _millilitres(truth, ml), _millilitres(predicted, ml))
+def _compare(contest: Contest, measured: Sequence[Measured], seed: int) -> Comparison | None:
+    others = tuple(case.other for case in measured if case.other is not None)
+    if contest.against is None:
+        return None
+    names = [structure.name for structure in contest.task.structures]
+    structures, mean_dice = summarise_cases(others, contest.task, contest.protocol, seed)
+    differences = paired_differences([case.result for case in measured], others, names, contest.protocol, seed)
+    return Comparison(contest.against[0], others, structures, mean_dice, differences, RULES)
 
 
-def _read_labelled(files: CaseFiles, task: Task) -> tuple[Volume, Mask]:
-    volume = read_case(files, task)
-    if volume.label is None:
-        raise CaseError("the case has no label to compare with; add its label file or take it out of the list")
-    return volume, task.structure_masks(volume.label)
-
-
-def _millilitres(masks: Mask, voxel_ml: float) -> tuple[float, ...]:
-    return tuple(int(mask.sum()) * voxel_ml for mask in masks)
+def _write(evaluation: Evaluation, task: Task, out: Path) -> None:
+    names = [structure.name for structure in task.structures]
+    write_text(out / "cases.csv", case_table(evaluation.cases, names, evaluation.protocol))
+    write_json(out / "metrics.json", evaluation.to_json())
+    for name in COMPARISON_FILES:  # those of an earlier evaluation into the same folder
+        (out / name).unlink(missing_ok=True)
+    if evaluation.comparison is not None:
+        write_text(out / COMPARISON_FILES[0], case_table(evaluation.comparison.cases, names, evaluation.protocol))
+        write_json(out / COMPARISON_FILES[1], evaluation.comparison.to_json())
 
 
 def _none_left(set_aside: Sequence[SetAside]) -> str:
@@ -220,63 +202,15 @@ def _none_left(set_aside: Sequence[SetAside]) -> str:
     )
 
 
-def _draw(predict: Predict, task: Task, cases: Sequence[CaseFiles], evaluation: Evaluation, out: Path) -> None:
+def _draw(contest: Contest, cases: Sequence[CaseFiles], evaluation: Evaluation, out: Path) -> None:
     """Read and predict the ranked cases again: cheaper than keeping every prediction until the ranks are known."""
     files = {case.name: case for case in cases}
-    names = [structure.name for structure in task.structures]
+    names = [structure.name for structure in contest.task.structures]
     ranks = ranked(evaluation.cases)
     for case in dict.fromkeys(ranks.values()):
-        volume, truth = _read_labelled(files[case.name], task)
-        predicted = predict(volume)
+        seen = read_labelled(files[case.name], contest)
+        image, (predicted, _) = seen.volume.image[0][seen.place], contest.forecast(seen)
         for rank in (rank for rank, holder in ranks.items() if holder is case):
             title = f"{rank} case, mean Dice {case.mean_dice:.3f}"
-            overlay(out / f"overlay-{rank}.png", volume.image[0], truth, predicted, volume.spacing, title, names)
-
-
-def _case_table(evaluation: Evaluation, task: Task) -> str:
-    header = ("case", "structure", *METRICS, "truth_ml", "predicted_ml")
-    rows = []
-    for case in evaluation.cases:
-        columns = zip(task.structures, case.scores, case.truth_ml, case.predicted_ml, strict=True)
-        for structure, score, truth_ml, predicted_ml in columns:
-            numbers = (score.dice, score.hd95_mm, score.surface_dice, truth_ml, predicted_ml)
-            rows.append((case.name, structure.name, *(_cell(number) for number in numbers)))
-    return _csv(header, rows)
-
-
-def _cell(number: float) -> str:
-    return "" if math.isnan(number) else f"{number:.6f}"
-
-
-def _csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def print_table(evaluation: Evaluation, console: Console) -> None:
-    """Print a line per structure and the mean, then how many cases were used and set aside."""
-    table = Table("structure", title="mean over the cases")
-    for name in ("Dice [95 % interval]", "HD95 (mm)", f"surface Dice ({TOLERANCE_MM:g} mm)"):
-        table.add_column(name, justify="right")
-    for structure in evaluation.structures:
-        distance = _spoken(structure.hd95_mm, ".2f")
-        table.add_row(
-            escape(structure.name), _interval(structure.dice), distance, _spoken(structure.surface_dice, ".3f")
-        )
-    table.add_section()
-    table.add_row("mean", _interval(evaluation.mean_dice), "", "")
-    console.print(table)
-    used = len(evaluation.cases)
-    console.print(f"{used} case{'s' if used != 1 else ''} used, {len(evaluation.set_aside)} set aside", highlight=False)
-
-
-def _interval(summary: Summary) -> str:
-    return f"{_spoken(summary, '.3f')} [{summary.low:.3f}, {summary.high:.3f}]"
-
-
-def _spoken(summary: Summary, digits: str) -> str:
-    excluded = f" ({summary.excluded} undefined)" if summary.excluded else ""
-    return ("-" if summary.mean is None else format(summary.mean, digits)) + excluded
+            at: Literal["structure", "error"] = "error" if rank == "worst" else "structure"
+            overlay(out / f"overlay-{rank}.png", image, seen.truth, predicted, seen.volume.spacing, title, names, at)

@@ -6,6 +6,7 @@ that a crash, a full disk or Ctrl-C never leaves half a file under a name that s
 
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -37,6 +38,12 @@ def storage_errors(path: Path) -> Iterator[None]:
             f"cannot write {path}: {reason}; free space or choose another folder, then run again "
             "(nothing half-written was kept)"
         ) from error
+
+
+def free_bytes(path: Path) -> int:
+    """Room on the disk that a file or folder is on, or will be on."""
+    place = next(place for place in (path, *path.absolute().parents) if place.exists())
+    return shutil.disk_usage(place).free
 
 
 def write_atomic(path: Path, write: Callable[[Path], object], over: Path | None = None) -> None:

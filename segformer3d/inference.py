@@ -7,6 +7,7 @@ slabs along X: memory holds the image, its masks, and a band of probabilities as
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import chain, combinations
 
@@ -15,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segformer3d.boxes import WHOLE, Place
 from segformer3d.config import Triple
 from segformer3d.errors import ConfigurationError
 from segformer3d.model import SegFormer3D
@@ -89,10 +91,16 @@ def probability_slabs(
         yield _background(task, (X - box[0].stop, Y, Z))
 
 
-def mask_slabs(
-    model: SegFormer3D, task: Task, volume: Volume, device: torch.device, *, mirror: bool | None = None
-) -> Iterator[NDArray[np.bool_]]:
-    """One mask per structure in slabs (S, n, Y, Z), one behind the other along X of the volume's own RAS grid.
+def native_slabs(
+    model: SegFormer3D,
+    task: Task,
+    volume: Volume,
+    device: torch.device,
+    *,
+    mirror: bool | None = None,
+    place: Place = WHOLE,
+) -> Iterator[Tensor]:
+    """Class probabilities in slabs (K, n, Y, Z), one behind the other along X of the volume's own RAS grid.
 
     Args:
         model: a model of the task.
@@ -100,26 +108,35 @@ def mask_slabs(
         volume: the scan.
         device: where to compute.
         mirror: whether predictions for mirrored copies are averaged; None does what the task says.
+        place: the box of the volume that the model sees; intensities are scaled over the whole volume all the same.
     """
-    size = model_size(volume, task)
-    image = resample_image(scale_intensity(volume.image, task), size)
+    seen = replace(volume, image=volume.image[:, *place], label=None)
+    size = model_size(seen, task)
+    image = resample_image(scale_intensity(volume.image, task)[:, *place], size)
     slabs = probability_slabs(model, task, image, device, mirror=task.mirror if mirror is None else mirror)
-    X, Y, Z = volume.image.shape[1:]
-    for slab_KXYZ in slabs if size == (X, Y, Z) else resample(slabs, size, (X, Y, Z)):
+    X, Y, Z = seen.image.shape[1:]
+    return slabs if size == (X, Y, Z) else resample(slabs, size, (X, Y, Z))
+
+
+def mask_slabs(
+    model: SegFormer3D, task: Task, volume: Volume, device: torch.device, *, mirror: bool | None = None
+) -> Iterator[NDArray[np.bool_]]:
+    """One mask per structure in slabs (S, n, Y, Z); the arguments are those of `native_slabs`."""
+    for slab_KXYZ in native_slabs(model, task, volume, device, mirror=mirror):
         yield decide(slab_KXYZ, task)
 
 
 def predict_masks(
     model: SegFormer3D, task: Task, volume: Volume, device: torch.device, *, mirror: bool | None = None
 ) -> NDArray[np.bool_]:
-    """One mask per structure (S, X, Y, Z) on the volume's own RAS grid; the arguments are those of `mask_slabs`."""
+    """One mask per structure (S, X, Y, Z) on the volume's own RAS grid; the arguments are those of `native_slabs`."""
     return np.concatenate(list(mask_slabs(model, task, volume, device, mirror=mirror)), axis=1)
 
 
 def predict_label(
     model: SegFormer3D, task: Task, volume: Volume, device: torch.device, *, mirror: bool | None = None
 ) -> Label:
-    """The label map (X, Y, Z) on the volume's own RAS grid; the arguments are those of `mask_slabs`."""
+    """The label map (X, Y, Z) on the volume's own RAS grid; the arguments are those of `native_slabs`."""
     return slabs_to_label(mask_slabs(model, task, volume, device, mirror=mirror), task)
 
 
@@ -134,6 +151,11 @@ def decide(probabilities_KXYZ: Tensor, task: Task) -> NDArray[np.bool_]:
         return (probabilities_KXYZ > 0.5).numpy()
     winner = probabilities_KXYZ.argmax(dim=0)
     return torch.stack([winner == channel for channel in range(1, task.channels)]).numpy()
+
+
+def structure_probabilities(probabilities_KXYZ: Tensor, task: Task) -> NDArray[np.float32]:
+    """The probability of each structure (S, X, Y, Z), without that of the background."""
+    return probabilities_KXYZ[task.activation == "softmax" :].numpy()
 
 
 def masks_to_label(masks_SXYZ: NDArray[np.bool_], task: Task) -> Label:

@@ -1,7 +1,7 @@
 """Label maps for images: what `segfed predict` does."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -49,7 +49,7 @@ class Way(Generic[AnyCase]):
 
 def read_image(case: CaseFiles, task: Task) -> Volume:
     """A case's image from its NIfTI files; its label is not looked at."""
-    return read_case(CaseFiles(case.name, case.images, None), task)
+    return read_case(replace(case, label=None, quarantined=None), task)
 
 
 def write_label_map(path: Path, case: Named, slabs: Slabs, volume: Volume, task: Task) -> None:

@@ -6,12 +6,13 @@ a value that is missing (None or NaN) is never averaged, always counted.
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 10_000
+MINIMUM_COUNT = 5  # of fewer cases, no mean is told and nothing is tested
 INTERVAL_PERCENTILES = (2.5, 97.5)
 _BLOCK = 1_000  # resamples drawn at once, so that a cohort of thousands needs megabytes, not gigabytes
 
@@ -48,6 +49,15 @@ def summarise(values: Iterable[float | None], seed: int) -> Summary:
     low, high = bootstrap_interval(used, seed)
     spread = float(used.std(ddof=1)) if used.size > 1 else None
     return Summary(float(used.mean()), spread, low, high, used.size, excluded)
+
+
+def not_over_read(summary: Summary) -> Summary:
+    """Of fewer than `MINIMUM_COUNT` values the interval alone, of a single one nothing but that there is one."""
+    if summary.count >= MINIMUM_COUNT:
+        return summary
+    if summary.count > 1:
+        return replace(summary, mean=None, standard_deviation=None)
+    return Summary(None, None, None, None, summary.count, summary.excluded)
 
 
 def bootstrap_interval(values: Values, seed: int) -> tuple[float, float]:

@@ -1,213 +1,35 @@
-"""What is segmented in what: a task is one frozen value that training, inference, metrics and reports all share.
+"""Which task it is: a built-in one by its name, one's own from a TOML file, or the one that a dataset folder tells."""
 
-A task says which contrasts an image has, which structures are scored and how they come from label values, the grid and
-patch the model works on, how intensities are scaled, and the shape of the model.
-"""
-
-import json
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from segformer3d.config import ModelConfig, Triple
+from segformer3d.benchmark_tasks import TASKS
+from segformer3d.cases import find_cases
+from segformer3d.config import ModelConfig
 from segformer3d.errors import ConfigurationError, DataError
+from segformer3d.layouts.description import DESCRIPTION, channel_names, read_description
+from segformer3d.task import INTENSITIES, Intensity, Structure, Task, adjust, task_from_json
+from segformer3d.task_file import read_task_file
 
-Intensity = Literal["zscore", "zscore_nonzero", "minmax", "window"]
-INTENSITIES = ("zscore", "zscore_nonzero", "minmax", "window")
+__all__ = [
+    "INTENSITIES",
+    "TASKS",
+    "Intensity",
+    "Structure",
+    "Task",
+    "adjust",
+    "choose_task",
+    "get_task",
+    "named_task",
+    "task_from_json",
+    "task_of_folder",
+]
 
-
-@dataclass(frozen=True)
-class Structure:
-    """One scored structure: the union of label values. The regions of a sigmoid task may overlap."""
-
-    name: str
-    labels: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Task:
-    """A segmentation task.
-
-    Attributes:
-        name: what users type.
-        modalities: the image's channels, in order.
-        structures: what is predicted and scored, without the background.
-        label_values: every value that a label file may hold, 0 included.
-        activation: "softmax" for structures that exclude each other (background is channel 0), "sigmoid" for regions.
-        spacing: the grid of the model in mm (RAS axes), or None for each image's own.
-        patch: voxels (x, y, z) of one training sample and one inference window.
-        intensity: "zscore" over the volume, "zscore_nonzero" over non-zero voxels, "minmax", or "window" (CT).
-        window: the (low, high) that "window" maps to (0, 1).
-        flip_axes: axes along which mirrored anatomy is as likely: used to augment, and by `mirror`.
-        mirror: whether predictions for mirrored copies are averaged, which doubles the time for each of `flip_axes`.
-        prior: the share of voxels in each structure, from which the last layer starts.
-        model: the shape of the network.
-
-    Raises:
-        ConfigurationError: a value breaks its rule.
-    """
-
-    name: str
-    modalities: tuple[str, ...]
-    structures: tuple[Structure, ...]
-    label_values: tuple[int, ...]
-    activation: Literal["softmax", "sigmoid"] = "softmax"
-    spacing: tuple[float, float, float] | None = None
-    patch: Triple = (96, 96, 96)
-    intensity: Intensity = "zscore"
-    window: tuple[float, float] | None = None
-    flip_axes: tuple[int, ...] = ()
-    mirror: bool = False
-    prior: tuple[float, ...] = ()
-    model: ModelConfig = field(default_factory=ModelConfig)
-
-    def __post_init__(self) -> None:
-        if not self.prior:
-            object.__setattr__(self, "prior", (0.05 / max(1, len(self.structures)),) * len(self.structures))
-        _check_labels(self)
-        _check_numbers(self)
-
-    @property
-    def channels(self) -> int:
-        """The model's output channels."""
-        return len(self.structures) + (self.activation == "softmax")
-
-    @property
-    def output_bias(self) -> tuple[float, ...]:
-        """The logits that predict the prior everywhere."""
-        if self.activation == "sigmoid":
-            return tuple(math.log(p / (1 - p)) for p in self.prior)
-        return tuple(math.log(p) for p in (1 - sum(self.prior), *self.prior))
-
-    def structure_masks(self, label_XYZ: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
-        """Label values (X, Y, Z) to one mask per structure (S, X, Y, Z)."""
-        return np.stack([np.isin(label_XYZ, structure.labels) for structure in self.structures])
-
-    def to_json(self) -> dict[str, Any]:
-        """The task as plain JSON values; `task_from_json` is its inverse."""
-        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
-
-
-def task_from_json(values: Mapping[str, Any]) -> Task:
-    """Rebuild a task that `Task.to_json` wrote.
-
-    Raises:
-        ConfigurationError: a setting is unknown, missing or breaks its rule.
-    """
-    try:
-        plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-        plain["structures"] = tuple(Structure(s["name"], tuple(s["labels"])) for s in values["structures"])
-        plain["model"] = ModelConfig.from_json(values["model"])
-        return Task(**plain)
-    except (TypeError, KeyError, AttributeError) as error:
-        raise ConfigurationError(f"this is not the description of a task: {error}") from error
-
-
-def _check_labels(task: Task) -> None:
-    if not task.modalities or not task.structures:
-        raise ConfigurationError(f"task {task.name!r} needs at least one modality and one structure")
-    if 0 not in task.label_values or any(type(v) is not int or not 0 <= v <= 32767 for v in task.label_values):
-        raise ConfigurationError(
-            f"label_values of task {task.name!r} must hold 0, the background, and whole numbers up to 32767, "
-            f"got {task.label_values}"
-        )
-    for structure in task.structures:
-        if not structure.labels or not set(structure.labels) <= set(task.label_values) - {0}:
-            raise ConfigurationError(
-                f"structure {structure.name!r} of task {task.name!r} must use labels of {task.label_values} "
-                f"other than 0, got {structure.labels}"
-            )
-    if len({structure.name for structure in task.structures}) < len(task.structures):
-        raise ConfigurationError(f"the structures of task {task.name!r} must have different names")
-    used = [value for structure in task.structures for value in structure.labels]
-    if task.activation == "softmax" and len(used) != len(set(used)):
-        raise ConfigurationError(
-            f"structures of task {task.name!r} overlap; overlapping regions need activation 'sigmoid'"
-        )
-
-
-def _check_numbers(task: Task) -> None:
-    if task.activation not in ("softmax", "sigmoid"):
-        raise ConfigurationError(f"activation must be 'softmax' or 'sigmoid', got {task.activation!r}")
-    if task.intensity not in INTENSITIES:
-        raise ConfigurationError(f"intensity must be one of {', '.join(INTENSITIES)}, got {task.intensity!r}")
-    if (task.intensity == "window") != (task.window is not None) or not _is_window(task.window):
-        raise ConfigurationError("window takes (low, high) with low < high, and only with intensity 'window'")
-    if len(task.patch) != 3 or any(type(v) is not int or v < 1 for v in task.patch):
-        raise ConfigurationError(f"patch takes three voxel counts of 1 or more, got {task.patch}")
-    if task.spacing is not None and (len(task.spacing) != 3 or not all(0 < mm < math.inf for mm in task.spacing)):
-        raise ConfigurationError(f"spacing takes three positive lengths in mm, got {task.spacing}")
-    if not set(task.flip_axes) <= {0, 1, 2} or len(set(task.flip_axes)) < len(task.flip_axes):
-        raise ConfigurationError(f"flip_axes may hold 0, 1 and 2, each once, got {task.flip_axes}")
-    if type(task.mirror) is not bool:
-        raise ConfigurationError(f"mirror must be true or false, got {task.mirror!r}")
-    total = sum(task.prior) if task.activation == "softmax" else 0
-    if len(task.prior) != len(task.structures) or not all(0 < p < 1 for p in task.prior) or total >= 1:
-        raise ConfigurationError(f"prior takes one share in (0, 1) per structure, got {task.prior}")
-    if (task.model.in_channels, task.model.num_classes) != (len(task.modalities), task.channels):
-        raise ConfigurationError(
-            f"the model of task {task.name!r} must have {len(task.modalities)} in_channels and {task.channels} "
-            "num_classes"
-        )
-
-
-def _is_window(window: tuple[float, ...] | None) -> bool:
-    return window is None or (len(window) == 2 and -math.inf < window[0] < window[1] < math.inf)
-
-
-HIPPOCAMPUS = Task(
-    name="hippocampus",
-    modalities=("MRI",),
-    structures=(Structure("anterior", (1,)), Structure("posterior", (2,))),
-    label_values=(0, 1, 2),
-    # The structures are a few voxels thick: a stem stride of 3 resolves them where the published 4 does not
-    # (docs/accuracy.md has the figures). The patch is a multiple of all strides and reductions together.
-    patch=(36, 48, 36),
-    flip_axes=(0,),
-    mirror=True,  # volumes are so small that 0.003 Dice cost seconds
-    prior=(0.025, 0.025),
-    model=ModelConfig(in_channels=1, num_classes=3, patch_stride=((3, 3, 3), (2, 2, 2), (2, 2, 2), (2, 2, 2))),
-)
-
-_TUMOUR = (Structure("whole tumour", (1, 2, 3)), Structure("tumour core", (1, 3)), Structure("enhancing tumour", (3,)))
-
-PHANTOM = Task(
-    name="phantom",
-    modalities=("flair", "t1", "t1ce", "t2"),
-    structures=_TUMOUR,
-    label_values=(0, 1, 2, 3),
-    activation="sigmoid",
-    patch=(48, 48, 48),
-    intensity="zscore_nonzero",
-    flip_axes=(0,),
-    prior=(0.05, 0.03, 0.02),
-    model=ModelConfig(in_channels=4, num_classes=3),
-)
-
-BRATS2017 = Task(
-    name="brats2017",
-    modalities=("FLAIR", "T1w", "t1gd", "T2w"),
-    structures=(
-        Structure("whole tumour", (1, 2, 3)),
-        Structure("tumour core", (2, 3)),
-        Structure("enhancing tumour", (3,)),
-    ),
-    label_values=(0, 1, 2, 3),
-    activation="sigmoid",
-    spacing=(1.0, 1.0, 1.0),
-    patch=(128, 128, 128),
-    intensity="zscore_nonzero",
-    flip_axes=(0,),
-    prior=(0.01, 0.005, 0.003),
-    model=ModelConfig(in_channels=4, num_classes=3),
-)
-
-TASKS: Mapping[str, Task] = {task.name: task for task in (HIPPOCAMPUS, PHANTOM, BRATS2017)}
+# The Decathlon's own name for its Task01.
+_OTHER_NAMES = {"brats": "brats2017"}
 
 
 def get_task(name: str) -> Task:
@@ -217,80 +39,81 @@ def get_task(name: str) -> Task:
         ConfigurationError: there is none.
     """
     if name not in TASKS:
-        raise ConfigurationError(f"there is no task {name!r}; built in are {', '.join(TASKS)}")
+        raise ConfigurationError(
+            f"there is no task {name!r}; built in are {', '.join(TASKS)}, and one's own is a TOML file (docs/data.md)"
+        )
     return TASKS[name]
 
 
-def choose_task(name: str | None, folder: Path | None) -> Task:
-    """The task of this name, or where none is given, the one that the dataset folder describes.
+def named_task(name: str, folder: Path | None = None) -> Task:
+    """The built-in task of this name, or the one in this TOML file, which is looked for in `folder` first.
 
     Raises:
-        ConfigurationError: there is no task of this name.
+        ConfigurationError: there is none, or a value of the file breaks its rule.
+    """
+    if not name.endswith(".toml"):
+        return get_task(name)
+    beside = Path(name) if folder is None else folder / name
+    return read_task_file(beside if beside.is_file() else Path(name))
+
+
+def choose_task(name: str | None, folder: Path | None) -> Task:
+    """The task of this name or file, or where none is given, the one that the dataset folder tells.
+
+    Raises:
+        ConfigurationError: there is no such task.
         DataError: no name is given and the folder does not say.
     """
     if name is None and folder is not None:
         return task_of_folder(folder)
-    return get_task(str(name))
-
-
-def adjust(task: Task, model: Mapping[str, Any], grid: Mapping[str, Any]) -> Task:
-    """A task with some settings of its model and its grid replaced.
-
-    Raises:
-        ConfigurationError: an unknown setting, or a value that breaks its rule.
-    """
-    if not model and not grid:
-        return task
-    unknown = sorted(set(grid) - {"patch", "spacing", "intensity", "window", "flip_axes", "mirror"})
-    if unknown:
-        raise ConfigurationError(f"unknown setting {unknown[0]!r} of [grid]")
-    shaped = replace(task, model=ModelConfig.from_json({**task.model.to_json(), **model}))
-    return task_from_json({**shaped.to_json(), **grid})
+    return named_task(str(name))
 
 
 def task_of_folder(folder: Path) -> Task:
-    """The task that a Decathlon `dataset.json` describes: a built-in one by its name, or one derived from the file.
+    """The task that a `dataset.json` describes (a built-in one by its name, or derived from it), or file names tell.
 
     Raises:
-        DataError: the folder has no readable dataset.json, so the task must be named.
+        DataError: the folder is no dataset, or does not tell its task, so that it must be named.
     """
-    path = folder / "dataset.json"
-    if not path.is_file():
-        raise DataError(f"{folder} has no dataset.json that would name its task; say --task, one of {', '.join(TASKS)}")
-    described = read_description(path)
-    name = str(described.get("name", "")).strip().lower()
-    return TASKS[name] if name in TASKS else _derive(name or folder.name, described, path)
-
-
-def read_description(path: Path) -> dict[str, Any]:
-    """A `dataset.json` as a mapping.
-
-    Raises:
-        DataError: it is not readable JSON with an object on top.
-    """
-    try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON ({error}); repair or export it again") from error
-    if not isinstance(described, dict):
-        raise DataError(f"{path} must hold a JSON object, as the Medical Segmentation Decathlon writes it")
-    return described
+    path = folder / DESCRIPTION
+    if path.is_file():
+        described = read_description(path)
+        name = str(described.get("name", "")).strip().lower()
+        name = _OTHER_NAMES.get(name, name)
+        return TASKS[name] if name in TASKS else _derive(name or folder.name, described, path)
+    told = {case.benchmark for case in find_cases(folder)}
+    if None in told or len(told) != 1:
+        raise DataError(f"{folder} does not tell its task; say --task, one of {', '.join(TASKS)}, or a TOML file")
+    return TASKS[str(told.pop())]
 
 
 def _derive(name: str, described: Mapping[str, Any], path: Path) -> Task:
-    """A softmax task over the labels of the file; nnU-Net's spelling (name to number) is understood as well."""
+    """A task over the labels of the file: classes with softmax, or nnU-Net's regions with sigmoid."""
     try:
-        channels = described.get("modality") or described["channel_names"]
-        modalities = tuple(str(channels[key]) for key in sorted(channels, key=int))
-        labels = described["labels"].items()
-        pairs = [(int(k), str(v)) if str(k).lstrip("-").isdigit() else (int(v), str(k)) for k, v in labels]
-        structures = tuple(Structure(label, (value,)) for value, label in sorted(pairs) if value != 0)
-        values = tuple(sorted({0, *(value for value, _ in pairs)}))
-        model = replace(ModelConfig(), in_channels=len(modalities), num_classes=len(structures) + 1)
-        return Task(name=name, modalities=modalities, structures=structures, label_values=values, model=model)
+        modalities = channel_names(described)
+        structures = _structures(described["labels"])
+        regions = any(len(structure.labels) > 1 for structure in structures)
+        values = tuple(sorted({0, *(value for structure in structures for value in structure.labels)}))
+        model = replace(ModelConfig(), in_channels=len(modalities), num_classes=len(structures) + (not regions))
+        activation = "sigmoid" if regions else "softmax"
+        return Task(name, modalities, structures, values, activation, model=model)  # type: ignore[arg-type]
     except KeyError as missing:
         raise DataError(f"{path} has no {missing.args[0]!r}; repair it or name a task") from missing
     except (TypeError, ValueError, AttributeError) as error:
         raise DataError(
             f"{path} does not list its modalities and labels by number ({error}); repair it or name a task"
         ) from error
+
+
+def _structures(labels: Mapping[str, Any]) -> tuple[Structure, ...]:
+    """By their label values, without the background: the Decathlon maps numbers to names, nnU-Net names to numbers."""
+    if any(isinstance(value, Sequence) and not isinstance(value, str) for value in labels.values()):
+        named = [(str(name), _values(value)) for name, value in labels.items()]
+    else:
+        pairs = [(k, v) if re.fullmatch(r"-?\d+", str(k)) else (v, k) for k, v in labels.items()]
+        named = [(str(name), (int(value),)) for value, name in sorted(pairs, key=lambda pair: int(pair[0]))]
+    return tuple(Structure(name, values) for name, values in named if values != (0,))
+
+
+def _values(value: int | Sequence[int]) -> tuple[int, ...]:
+    return tuple(int(v) for v in value) if isinstance(value, Sequence) else (int(value),)

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from segformer3d.boxes import Place
 from segformer3d.config import Triple
 
 Image = NDArray[np.float32]
 Predict = Callable[[Tensor], Tensor]
-Place = tuple[slice, slice, slice]
 
 
 def slide(

@@ -13,7 +13,6 @@ logs/                 of every process
 """
 
 import shutil
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from segformer3d.keys import (
     read_certificate,
     read_public_key,
 )
+from segformer3d.toml_file import read_toml
 
 COORDINATOR = "SEGFED_COORDINATOR"  # names the folder to the programs that `server start` starts
 LOOPBACK_NAMES = ("127.0.0.1", "localhost")
@@ -138,14 +138,7 @@ def open_coordinator(folder: Path) -> Coordinator:
         ConfigurationError: there is none, or its settings break a rule.
     """
     path = folder / "server.toml"
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(
-            f"cannot read {path}: {error.strerror}; set up a coordinator with: segfed server init {folder} --host NAME"
-        ) from error
-    except ValueError as error:
-        raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
+    values = read_toml(path, f"set up a coordinator with: segfed server init {folder} --host NAME")
     _check_settings(path, values)
     address, listen = (Address.parse(values[name]) for name in _SETTINGS)
     return Coordinator(folder.resolve(), address, listen, values.get(_PORT))

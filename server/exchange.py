@@ -7,9 +7,8 @@ from typing import Generic, TypeVar
 
 from flwr.app import Error, RecordDict
 
-from client.contract import PREPARE, TRAIN, EvaluateReply, PrepareReply, TrainReply
+from client.contract import PREPARE, TRAIN, EvaluateReply, EvaluateRequest, PrepareReply, TrainReply, TrainRequest
 from client.failures import read_error
-from client.weights import Weights
 from segformer3d.errors import ReplyError
 from server.mailbox import Answer, Mailbox, Unusable
 from server.pace import Pace
@@ -62,26 +61,26 @@ class Received(Generic[Reply]):
 
 
 def read_train(
-    records: RecordDict, ready: PrepareReply, *, round_number: int, weights: Weights, longest: Callable[[], float]
+    records: RecordDict, ready: PrepareReply, *, request: TrainRequest, longest: Callable[[], float]
 ) -> TrainReply:
-    """A checked reply to a train message that carried these weights, with an update no longer than `longest()`.
+    """A checked reply to this request, with an update no longer than `longest()`.
 
     Raises:
         ReplyError: it must not be used.
     """
     reply = TrainReply.decode(records)
-    check_train(reply, ready, round_number, weights, longest())
+    check_train(reply, ready, request, longest())
     return reply
 
 
-def read_evaluate(records: RecordDict, ready: PrepareReply, *, round_number: int) -> EvaluateReply:
-    """A checked reply to an evaluate message.
+def read_evaluate(records: RecordDict, ready: PrepareReply, *, request: EvaluateRequest) -> EvaluateReply:
+    """A checked reply to this request.
 
     Raises:
         ReplyError: it must not be used.
     """
     reply = EvaluateReply.decode(records)
-    check_evaluate(reply, ready, round_number)
+    check_evaluate(reply, ready, request)
     return reply
 
 

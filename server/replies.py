@@ -5,18 +5,20 @@ What passes is finite, of the model's layout, and of a size that keeps the avera
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
 
-from client.contract import EvaluateReply, PrepareReply, TrainReply
+from client.contract import EvaluateReply, EvaluateRequest, PrepareReply, PrepareRequest, TrainReply, TrainRequest
 from client.failures import SAME_VERSION, SEE_LOG
-from client.privacy.promise import Promise
+from client.privacy.promise import WITHHELD, Promise
+from client.privacy.release import no_validation, public_preparation, public_training
 from client.privacy.settings import PrivacySettings
 from client.weights import COUNTER, MEAN, VARIANCE, Weights, check_layout, is_buffer, parameter_norm
 from segformer3d.errors import ReplyError
+from segformer3d.tasks import Task
 from segformer3d.training import ValidationReport
 
 MOST_COUNT = 10_000_000
@@ -28,6 +30,9 @@ ABSOLUTE_FACTOR, ABSOLUTE_FLOOR = 10.0, 10.0
 RELATIVE_FACTOR = 100.0
 MOST_MEAN, MOST_VARIANCE, MOST_BATCHES = 1e6, 1e12, 10**12
 
+# Counts of a site's data and the least that they may be, and counts of its work.
+_COUNTS = {"train_cases": 1, "validation_cases": 0, "set_aside": 0}
+_WORK = ("cases", "samples", "steps")
 _TRAINING_BROKE = f"lower the learning rate, or {SEE_LOG}"
 
 
@@ -64,52 +69,55 @@ def set_aside(site: str, phase: str, error: ReplyError) -> SetAside:
     return SetAside(site, phase, str(error), getattr(error, "remedy", SAME_VERSION))
 
 
-def check_prepare(reply: PrepareReply, run: str, structures: int, privacy: PrivacySettings | None = None) -> None:
-    """Whether a site may take part in a run with this privacy.
+def check_prepare(reply: PrepareReply, request: PrepareRequest) -> None:
+    """Whether a site that answers this request may take part in the run.
 
     Raises:
-        ReplyError: a number is out of its range.
+        ReplyError: a number is out of its range, or in a private run more than what everyone knows.
     """
-    _check_who(reply.site, reply.run, 0, (reply.site, run, 0))
-    _check_promise(reply.promise, privacy)
-    for name, low in (("train_cases", 1), ("validation_cases", 0), ("set_aside", 0)):
+    _check_who(reply.site, reply.run, 0, (reply.site, request.run, 0))
+    _check_promise(reply.promise, request.privacy)
+    for name, low in _COUNTS.items():
         _check_count(name, getattr(reply, name), low)
-    shares = structures if privacy is None else 0
-    if len(reply.balance) != shares or not all(0 <= share <= 1 for share in reply.balance):
-        raise UnfitReplyError(f"its class balance must be {shares} shares in [0, 1]", SEE_LOG)
-    _check_seconds(reply.seconds, withheld=privacy is not None)
+    if reply.promise is not None:
+        _check_public(reply, public_preparation(reply.site, reply.run, reply.promise), (*_COUNTS, "balance", "seconds"))
+        return
+    structures = len(request.task.structures)
+    if len(reply.balance) != structures or not all(0 <= share <= 1 for share in reply.balance):
+        raise UnfitReplyError(f"its class balance must be {structures} shares in [0, 1]", SEE_LOG)
+    _check_seconds(reply.seconds)
 
 
-def check_train(reply: TrainReply, ready: PrepareReply, round_number: int, weights: Weights, longest: float) -> None:
+def check_train(reply: TrainReply, ready: PrepareReply, request: TrainRequest, longest: float) -> None:
     """Whether a reply of a round may be aggregated, as far as it can be told from itself.
 
     Args:
         reply: what came.
         ready: what the site said about its data.
-        round_number: the round that was asked for.
-        weights: the global model that was sent.
+        request: what was asked, with the global model.
         longest: the most that its update may measure, see `longest_update`.
 
     Raises:
         ReplyError: something about it is not as it must be.
     """
-    _check_who(reply.site, reply.run, reply.round, (ready.site, ready.run, round_number))
-    for name in ("cases", "samples", "steps"):
+    _check_who(reply.site, reply.run, reply.round, (ready.site, ready.run, request.round))
+    for name in _WORK:
         _check_count(name, getattr(reply.training, name), 1)
     if reply.training.cases != ready.train_cases:
         raise UnfitReplyError(
             f"it trained on {reply.training.cases} cases and had prepared {ready.train_cases}",
             "leave the site's data as it is during a run",
         )
-    private = ready.promise is not None
-    if private != (reply.promise is not None):
-        raise UnfitReplyError("it began the run with other privacy", "restart the site")
-    _check_seconds(reply.training.seconds, withheld=private)
-    if math.isfinite(reply.training.loss) == private:
-        what = "was to be withheld" if private else "is not finite"
-        raise UnfitReplyError(f"its training loss {what}", SAME_VERSION if private else _TRAINING_BROKE)
-    _check_validation(reply.validation, ready)
-    check_layout(reply.update, weights)
+    _check_promise(reply.promise, request.privacy)
+    if request.privacy is not None and ready.promise is not None:
+        public = public_training(request.privacy, ready.promise)
+        _check_public(reply.training, public, (*_WORK, "loss", "seconds"), "training ")
+    else:
+        _check_seconds(reply.training.seconds)
+        if not math.isfinite(reply.training.loss):
+            raise UnfitReplyError("its training loss is not finite", _TRAINING_BROKE)
+    _check_validation(reply.validation, ready, request.task)
+    check_layout(reply.update, request.weights)
     _check_values(reply)
     _check_norm(reply.update_norm, longest)
 
@@ -119,14 +127,14 @@ def longest_update(weights: Weights) -> float:
     return ABSOLUTE_FACTOR * parameter_norm(weights) + ABSOLUTE_FLOOR
 
 
-def check_evaluate(reply: EvaluateReply, ready: PrepareReply, round_number: int) -> None:
+def check_evaluate(reply: EvaluateReply, ready: PrepareReply, request: EvaluateRequest) -> None:
     """Whether the measurement of the final model makes sense.
 
     Raises:
         ReplyError: it does not.
     """
-    _check_who(reply.site, reply.run, reply.round, (ready.site, ready.run, round_number))
-    _check_validation(reply.validation, ready)
+    _check_who(reply.site, reply.run, reply.round, (ready.site, ready.run, request.round))
+    _check_validation(reply.validation, ready, request.task)
 
 
 def set_aside_outliers(
@@ -173,31 +181,41 @@ def _check_promise(promise: Promise | None, privacy: PrivacySettings | None) -> 
         raise UnfitReplyError(
             f"it would spend epsilon {promise.epsilon:.4g} where {privacy.epsilon:g} is asked for", SAME_VERSION
         )
+    if promise.withheld != WITHHELD:
+        raise UnfitReplyError("its promise withholds other numbers than the contract says", SAME_VERSION)
 
 
-def _check_seconds(value: float, *, withheld: bool = False) -> None:
-    """`withheld`: whether the site keeps them to itself, which NaN says."""
-    if withheld:
-        if not math.isnan(value):
-            raise UnfitReplyError("its seconds were to be withheld", SAME_VERSION)
-        return
+def _check_seconds(value: float) -> None:
     if not (math.isfinite(value) and value >= 0):
         raise UnfitReplyError("its seconds must be finite and not negative", SEE_LOG)
 
 
-def _check_validation(report: ValidationReport, ready: PrepareReply) -> None:
+def _check_validation(report: ValidationReport, ready: PrepareReply, task: Task) -> None:
     _check_count("validation cases", report.cases, 0)
     if report.cases != ready.validation_cases:
         raise UnfitReplyError(
             f"it validated on {report.cases} cases and had prepared {ready.validation_cases}",
             "leave the site's data as it is during a run",
         )
-    _check_seconds(report.seconds, withheld=ready.promise is not None)
+    if ready.promise is not None:
+        _check_public(report, no_validation(task), ("cases", "dice", "loss", "seconds"), "validation ")
+        return
+    _check_seconds(report.seconds)
     if report.cases and not math.isfinite(report.loss):
         raise UnfitReplyError("its validation loss is not finite", SEE_LOG)
-    structures = len(ready.balance) if ready.promise is None else len(report.dice)
+    structures = len(task.structures)
     if len(report.dice) != structures or not all(math.isnan(d) or 0 <= d <= 1 for d in report.dice):
         raise UnfitReplyError(f"its Dice must be {structures} values in [0, 1], or NaN where absent", SEE_LOG)
+
+
+def _check_public(said: object, public: object, names: Iterable[str], what: str = "") -> None:
+    """Whether a private site says no more than everyone knows: of what is withheld, NaN or nothing."""
+    for name in names:
+        expected = getattr(public, name)
+        if not np.array_equal(getattr(said, name), expected, equal_nan=True):
+            raise UnfitReplyError(
+                f"its {what}{name} must be {expected}: a private run withholds what is not public", SAME_VERSION
+            )
 
 
 def _check_values(reply: TrainReply) -> None:

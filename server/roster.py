@@ -172,7 +172,7 @@ class Roster:
         try:
             reply = PrepareReply.decode(content)
             name = reply.site
-            check_prepare(reply, self._request.run, len(self._request.task.structures), self._request.privacy)
+            check_prepare(reply, self._request)
         except ReplyError as error:
             return set_aside(name, PHASE, error)
         allowed = self._registered(node) if self._registered else name

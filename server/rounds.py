@@ -201,13 +201,13 @@ class Federation:
             settings.privacy,
         )
         longest = cache(partial(longest_update, state.weights))  # not worked out before the sites are at work
-        read = partial(read_train, round_number=number, weights=state.weights, longest=longest)
+        read = partial(read_train, request=request, longest=longest)
         return Question(TRAIN, number, request.encode(), settings.round_deadline_s, self._pace, settings.again_s, read)
 
     def _evaluate_question(self) -> Question[EvaluateReply]:
         settings, state = self._settings, self._state
         request = EvaluateRequest(state.run, state.round, settings.task, state.weights)
-        read = partial(read_evaluate, round_number=state.round)
+        read = partial(read_evaluate, request=request)
         return Question(
             EVALUATE, state.round, request.encode(), settings.round_deadline_s, self._pace, settings.again_s, read
         )

@@ -1,6 +1,5 @@
 """Runs of a coordinator as they begin: the federation file, and the folder that is made of it."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +13,8 @@ from segformer3d.errors import ConfigurationError
 from segformer3d.files import write_json
 from segformer3d.fit import initial_model
 from segformer3d.settings import TrainingSettings
-from segformer3d.tasks import adjust, get_task
+from segformer3d.tasks import adjust, named_task
+from segformer3d.toml_file import read_toml
 from server.coordinator import Coordinator
 from server.federation import FederationSettings, model_settings
 from server.run_folder import SETTINGS_FILE
@@ -42,27 +42,25 @@ class FederationFile:
 
 
 def read_federation_file(path: Path) -> FederationFile:
-    """A federation file: `task`, a federation's settings, and the tables [training], [model], [grid] and [privacy].
+    """A federation file.
+
+    It holds `task` (a name, or a TOML file beside it), a federation's settings, and the tables [training], [model],
+    [grid] and [privacy].
 
     Raises:
         ConfigurationError: it is missing, no TOML, or a value breaks its rule.
     """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
+    values = read_toml(path, "name a federation file (TOML)")
     start = values.pop("start", None)
     if start is not None and not isinstance(start, str):
         raise ConfigurationError(f"{path}: start must be the name of a model file, got {start!r}")
     try:
-        return FederationFile(_federation(values), None if start is None else path.parent / start)
+        return FederationFile(_federation(values, path.parent), None if start is None else path.parent / start)
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from error
 
 
-def _federation(values: Mapping[str, Any]) -> FederationSettings:
+def _federation(values: Mapping[str, Any], folder: Path) -> FederationSettings:
     known = ("task", *_PLAIN, *_TABLES)
     for name in sorted(set(values) - set(known)):
         raise ConfigurationError(f"unknown setting {name!r}; known are {', '.join(known)}")
@@ -73,7 +71,7 @@ def _federation(values: Mapping[str, Any]) -> FederationSettings:
         raise ConfigurationError('it needs a task, for example task = "hippocampus"')
     privacy = PrivacySettings.from_json(values["privacy"]) if "privacy" in values else None
     model = model_settings(values.get("model", {}), private=privacy is not None)
-    task = adjust(get_task(values["task"]), model, values.get("grid", {}))
+    task = adjust(named_task(values["task"], folder), model, values.get("grid", {}))
     training = TrainingSettings.from_json(values.get("training", {}))
     plain = {name: values[name] for name in _PLAIN if name in values}
     return FederationSettings(task, training=training, privacy=privacy, **plain)

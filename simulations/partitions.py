@@ -8,11 +8,11 @@ Three partitions, each a pure function of the case names (and intensities) and t
 - `intensity`: the cases sorted by the scale of their raw intensities and cut into parts of equal size, give or take
   one, as if every site had a scanner of its own. Only this one opens images.
 
-First of all the cases with the lowest SHA-256 of their name are held out: they are the same whatever the partition, the
-number of sites and the seed. Patients with several cases are dealt like cases, by the patient's name, and keep all of
-theirs together. What it promises: every case lands in exactly one place, no site is empty, no patient is in two, and
-the order in which cases are listed changes nothing. Damaged cases are dealt like others; the gate of the site's data
-sets them aside.
+First of all the cases with the lowest SHA-256 of their name are held out, or those that the published protocol of the
+task holds out: they are the same whatever the partition, the number of sites and the seed. Patients with several cases
+are dealt like cases, by the patient's name, and keep all of theirs together. What it promises: every case lands in
+exactly one place, no site is empty, no patient is in two, and the order in which cases are listed changes nothing.
+Damaged cases are dealt like others; the gate of the site's data sets them aside.
 """
 
 import hashlib
@@ -30,8 +30,9 @@ from nibabel.spatialimages import HeaderDataError, HeaderTypeError
 
 from segformer3d.cases import CaseFiles, find_cases
 from segformer3d.errors import ConfigurationError
+from segformer3d.held_out import published_cases, split_off
+from segformer3d.layouts.description import DESCRIPTION, read_description
 from segformer3d.patients import patient_of
-from segformer3d.tasks import read_description
 from simulations.site_folders import FederationFolders, federation_folders, link_file, write_description
 
 PARTITIONS = ("iid", "quantity", "intensity")
@@ -69,7 +70,7 @@ def split_cases(
     sites: int,
     seed: int,
     partition: str,
-    held_out: float = HELD_OUT_SHARE,
+    held_out: float | Names = HELD_OUT_SHARE,
 ) -> Split:
     """Divide distinct case names over `sites` sites and the held-out set; a pure function.
 
@@ -79,7 +80,7 @@ def split_cases(
         sites: how many sites.
         seed: whole number of 0 or more that shuffles the cases of "iid" and "quantity".
         partition: a name of `PARTITIONS`.
-        held_out: share of the cases to hold out, in (0, 1); at least one case is.
+        held_out: share of the cases to hold out, in (0, 1), of which at least one is; or the cases themselves.
 
     Raises:
         ConfigurationError: a value breaks its rule, or fewer cases are left than there are sites.
@@ -89,7 +90,7 @@ def split_cases(
         raise ConfigurationError(f"a federation needs at least 1 site, got {sites}")
     if seed < 0:
         raise ConfigurationError(f"the seed of a partition must be 0 or more, got {seed}")
-    outside = held_out_cases(names, held_out)
+    outside = held_out if isinstance(held_out, tuple) else held_out_cases(names, held_out)
     inside = sorted(set(names) - set(outside))
     if len(inside) < sites:
         raise ConfigurationError(
@@ -133,30 +134,45 @@ def write_partition(
     seed: int,
     held_out: float = HELD_OUT_SHARE,
     patient_pattern: str | None = None,
+    *,
+    task: str = "",
+    leave_out_published: bool = False,
 ) -> FederationFolders:
     """Divide the dataset in `source` and write `site-1`, ..., `held-out` under `folder` in the layout of the source.
 
     Files are linked to, not copied, where the file system allows it, and keep their names. `patient_pattern` is what of
-    a case's name is the patient, where the dataset does not say.
+    a case's name is the patient, where the dataset does not say. What the published protocol of `task` holds out is
+    held out here as well, rather than a share, or left out altogether where that is asked for.
 
     Raises:
         ConfigurationError: a value breaks its rule, or there are fewer patients than sites.
+        HeldOutError: some of the cases that the published protocol holds out are there, but not all.
         DataError: the source is no dataset folder, a case does not match the pattern, or one of the folders to write is
             not empty.
     """
     check_partition(partition)
-    patients: dict[str, list[CaseFiles]] = {}
-    for case in find_cases(source):
-        patients.setdefault(patient_of(case, patient_pattern), []).append(case)
-    outside = set(held_out_cases(tuple(patients), held_out))
+    cases = find_cases(source)
+    free, published = split_off(cases, task)
+    patients = _by_patient(free if leave_out_published else cases, patient_pattern)
+    if published and not leave_out_published:
+        outside = tuple(sorted(_by_patient(published_cases(source, cases, task), patient_pattern)))
+    else:
+        outside = held_out_cases(tuple(patients), held_out)
     read = [name for name in patients if partition == "intensity" and name not in outside]
     intensities = {name: raw_intensity(patients[name][0]) for name in read}
-    split = split_cases(tuple(patients), intensities, sites, seed, partition, held_out)
+    split = split_cases(tuple(patients), intensities, sites, seed, partition, outside)
     folders = federation_folders(folder, sites)
-    described = read_description(source / "dataset.json") if (source / "dataset.json").is_file() else None
+    described = read_description(source / DESCRIPTION) if (source / DESCRIPTION).is_file() else None
     for place, names in zip((*folders.sites, folders.held_out), (*split.sites, split.held_out), strict=True):
         _write_site(place, source, {name: patients[name] for name in names}, described)
     return folders
+
+
+def _by_patient(cases: Sequence[CaseFiles], pattern: str | None) -> dict[str, list[CaseFiles]]:
+    patients: dict[str, list[CaseFiles]] = {}
+    for case in cases:
+        patients.setdefault(patient_of(case, pattern), []).append(case)
+    return patients
 
 
 def raw_intensity(files: CaseFiles) -> float | None:
@@ -216,6 +232,8 @@ def _write_site(
     for patient, case in ((name, case) for name, cases in patients.items() for case in cases):
         images = [_link(folder, source, path) for path in case.images]
         entry: dict[str, Any] = {"image": images[0] if len(images) == 1 else images}
+        for path in case.sidecars:
+            _link(folder, source, path)
         entry |= {} if case.label is None else {"label": _link(folder, source, case.label)}
         entries.append(entry | ({} if patient == case.name else {"patient": patient}))
     if described is not None:

@@ -10,19 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from client.privacy.promise import Promise
 from segformer3d.checkpoint import read_weights
 from segformer3d.errors import FederationError
-from segformer3d.evaluation import Evaluation
-from segformer3d.figures import Bar, RoundPoint, comparison_bars, round_curves
 from segformer3d.files import write_atomic, write_json, write_text
-from segformer3d.statistics import Summary
+from segformer3d.report.charts import RoundPoint, comparison_bars, round_curves
+from segformer3d.results import Evaluation
 from segformer3d.tasks import Task
 from server.records import Event, RoundFinished, RunFinished, RunRecord, SitesReady, mean_dice, plain
 from server.rounds import LAST_FILE
+from simulations.comparison import NOT_MEASURED, Compared, at_the_sites, comparison_of
 from simulations.settings import SimulationSettings
 
 History = Sequence[Mapping[str, Any]]
@@ -107,16 +104,17 @@ def write_report(
     task: Task,
     journal: Journal,
     evaluation: Evaluation,
-    rivals: Mapping[str, Mapping[str, Any]],
+    compared: Compared | None,
     seconds: float,
 ) -> dict[str, Any]:
     """Write figures, README and, last of all, `summary.json`, which is also returned."""
     _copy_overlays(folder)
     if not journal.promises:
         round_curves(folder / "curves.png", round_points(journal))
-    if rivals:
-        comparison_bars(folder / "comparison.png", _bars(evaluation, rivals), "Mean Dice on the held-out cases")
-    summary = summarise_run(folder, settings, task, journal, evaluation, rivals, seconds)
+    if compared is not None:
+        bars = comparison_of(evaluation, compared)
+        comparison_bars(folder / "comparison.png", bars, "Mean Dice on the held-out cases")
+    summary = summarise_run(folder, settings, task, journal, evaluation, compared, seconds)
     write_text(folder / "README.md", readme(task, summary))
     write_json(folder / "summary.json", summary)
     return summary
@@ -128,11 +126,12 @@ def summarise_run(
     task: Task,
     journal: Journal,
     evaluation: Evaluation,
-    rivals: Mapping[str, Mapping[str, Any]],
+    compared: Compared | None,
     seconds: float,
 ) -> dict[str, Any]:
     """The run in one JSON value: scores on held-out cases, time, bytes per site and round, and the model's hash."""
     measured = evaluation.to_json()
+    rivals = {} if compared is None else compared.held_out
     sites = [site for record in journal.rounds for site in record["sites"]]
     return {
         "task": task.name,
@@ -158,6 +157,7 @@ def summarise_run(
         "compared": {
             name: {"mean_dice": metrics["mean_dice"], "classes": metrics["classes"]} for name, metrics in rivals.items()
         },
+        **(NOT_MEASURED if compared is None else at_the_sites(compared, settings.seed)),
     }
 
 
@@ -238,27 +238,6 @@ def round_points(journal: Journal) -> list[RoundPoint]:
     return points
 
 
-def print_comparison(console: Console, summary: Mapping[str, Any], task: Task) -> None:
-    """The federation, all data pooled, and each site alone, side by side on the same held-out cases."""
-    table = Table(title="Mean Dice on the held-out cases", title_justify="left", box=None, pad_edge=False)
-    table.add_column("trained", min_width=12)
-    for structure in (*(structure.name for structure in task.structures), "mean"):
-        table.add_column(structure, justify="right", min_width=10)
-    for name, metrics in (("federated", summary), *summary["compared"].items()):
-        dice = [metrics["classes"][structure.name]["dice"]["mean"] for structure in task.structures]
-        label = name if name in ("federated", "pooled") else f"{name} alone"
-        table.add_row(label, *(f"{value:.4f}" for value in (*dice, metrics["mean_dice"])))
-    console.print(table)
-
-
-def _bars(evaluation: Evaluation, rivals: Mapping[str, Mapping[str, Any]]) -> list[Bar]:
-    bars = [Bar("federated", "federated", evaluation.mean_dice)]
-    for name, metrics in rivals.items():
-        summary = Summary(**metrics["mean_dice_over_cases"])
-        bars.append(Bar(name, "pooled", summary) if name == "pooled" else Bar(f"{name} alone", "alone", summary))
-    return bars
-
-
 def _copy_overlays(folder: Path) -> None:
     for overlay in sorted((folder / "evaluation").glob("overlay-*.png")):
         write_atomic(folder / overlay.name, partial(shutil.copyfile, overlay))
@@ -306,17 +285,19 @@ _CURVES = """| `curves.png` | training loss and validation Dice of every site, r
 """
 
 _COMPARED = """| `comparison.png` | mean Dice of the federation, of all data pooled, and of each site alone |
-| `compared/` | the models of that comparison, with their own measurements |
+| `compared/` | the models of that comparison, with their own measurements, also at every site (`sites/`) |
 """
 
 _README = """# A federation of {task}
 {privacy}
 | file | what it is |
 | --- | --- |
+| `report.html` | the run for people: what the model is worth, what each hospital gained, how it went; names no case |
+| `report.md` | the same as Markdown; its pictures are in `report-pictures/` |
 | `summary.json` | the run in one page: scores on the held-out cases, time, bytes, the final weights' hash |
 | `last.safetensors` | the final global model; use it with `segfed predict` and `segfed evaluate` |
 {more}| `overlay-best.png`, `overlay-median.png`, `overlay-worst.png` | truth and prediction of three held-out cases |
-| `evaluation/` | every held-out case: `cases.csv`, `set_aside.csv`, `metrics.json`, the overlays |
+| `evaluation/` | every held-out case: `report.html`, `cases.csv`, `set_aside.csv`, `metrics.json`, the overlays |
 | `rounds.jsonl` | one line a round: each site's loss, Dice, cases, seconds, bytes, and what was set aside |
 | `result.json` | the final model measured at every site |
 {rest}| `sites/` | the sites' data in the layout that a real site has, and `held-out/`, which no site saw |

@@ -21,11 +21,14 @@ from segformer3d.allocator import keep_freed_memory
 from segformer3d.cases import find_cases
 from segformer3d.checkpoint import load
 from segformer3d.errors import CheckpointError, ConfigurationError, DataError
-from segformer3d.evaluation import Evaluation, evaluate, print_table
+from segformer3d.evaluation import evaluate
 from segformer3d.files import write_json
 from segformer3d.fit import initial_model
 from segformer3d.inference import choose_device
 from segformer3d.patients import patient_of
+from segformer3d.report.evaluation_report import Circumstances, write_evaluation_report
+from segformer3d.results import Evaluation
+from segformer3d.score_tables import print_table
 from segformer3d.tasks import Task, task_from_json
 from segformer3d.terminal import make_console, plain_duration, progress_bar
 from server.app import make_server_app
@@ -34,12 +37,14 @@ from server.records import Event
 from server.rounds import LAST_FILE
 from server.run_folder import newest_state
 from server.state import ServerState, begin, check_resumable, read_state
-from simulations.comparison import Budget, rivals_of, train_rivals
+from simulations.comparison import Budget, Compared, compare_rivals, print_comparison, rivals_of
 from simulations.display import FederationDisplay
 from simulations.engines import ClientSource, EngineSettings, run_federation
+from simulations.federation_report import Finished, write_federation_report
+from simulations.gains import gains_of, print_gains
 from simulations.partitions import write_partition
 from simulations.phantoms import write_phantom_federation
-from simulations.report import Journal, add_audit, audit_line, print_comparison, write_report
+from simulations.report import Journal, add_audit, audit_line, write_report
 from simulations.settings import SimulationSettings, cores
 from simulations.site_folders import FederationFolders, write_whole
 
@@ -138,19 +143,21 @@ def _play(run: Run) -> Path:
         _lay_out_sites(console, run)
         journal = _federate(console, run)
         evaluation = _measure(console, run)
-        rivals = _compare(console, run) if run.settings.compare else {}
+        compared = _compare(console, run) if run.settings.compare else None
     except KeyboardInterrupt:
         hint = f"nothing that was finished is lost; go on with: segfed simulate --resume {run.folder}"
         raise KeyboardInterrupt(hint) from None
     seconds = journal.earlier_seconds + time.perf_counter() - began
-    summary = write_report(run.folder, run.settings, run.task, journal, evaluation, rivals, seconds)
+    summary = write_report(run.folder, run.settings, run.task, journal, evaluation, compared, seconds)
     if summary["privacy"] is not None:
         _attack(console, run, summary)
+    page = write_federation_report(run.folder, Finished(run.task, summary, journal, evaluation, compared))
     print_table(evaluation, console)
-    if rivals:
+    if compared is not None:
         print_comparison(console, summary, run.task)
+        print_gains(console, gains_of(compared.ways, run.settings.seed))
     console.print(_closing_line(summary), soft_wrap=True)
-    console.print(f"Everything is in {run.folder} (start with README.md)", soft_wrap=True)
+    console.print(f"Everything is in {run.folder} (start with {page.name}; README.md lists the files)", soft_wrap=True)
     return run.folder
 
 
@@ -203,15 +210,15 @@ def _lay_out_sites(console: Console, run: Run) -> None:
     place = run.folder / SITES
     if not place.is_dir():
         with console.status("writing the sites"):
-            write_whole(place, partial(_write_sites, run.settings))
+            write_whole(place, partial(_write_sites, run.settings, run.task.name))
 
 
-def _write_sites(asked: SimulationSettings, folder: Path) -> None:
+def _write_sites(asked: SimulationSettings, task: str, folder: Path) -> None:
     if asked.data is None:
         write_phantom_federation(folder, asked.sites, PHANTOMS_PER_SITE, PHANTOMS_HELD_OUT, asked.seed)
     else:
         dealt = (asked.partition, asked.sites, asked.seed, asked.held_out, asked.patient_pattern)
-        write_partition(asked.data, folder, *dealt)
+        write_partition(asked.data, folder, *dealt, task=task, leave_out_published=asked.leave_out_published)
 
 
 def _federate(console: Console, run: Run) -> Journal:
@@ -258,22 +265,17 @@ def _client_source(run: Run) -> ClientSource:
 
 
 def _measure(console: Console, run: Run) -> Evaluation:
-    model = load(run.folder / LAST_FILE)
-    cases = find_cases(run.sites.held_out)
+    model, held_out = run.folder / LAST_FILE, run.sites.held_out
+    device, seed, out = choose_device(run.settings.device), run.settings.seed, run.folder / EVALUATION
     with progress_bar(console, "held-out cases") as bar:
         show: Callable[[int, int], None] = lambda done, total: bar.show(done, total, "held-out cases")  # noqa: E731
-        return evaluate(
-            model,
-            run.task,
-            cases,
-            run.folder / EVALUATION,
-            device=choose_device(run.settings.device),
-            seed=run.settings.seed,
-            on_case=show,
-        )
+        found = evaluate(load(model), run.task, find_cases(held_out), out, device=device, seed=seed, on_case=show)
+    about = Circumstances.now(model, held_out, str(device), mirrored=run.task.mirror, seed=seed)
+    write_evaluation_report(found, run.task, about, out)
+    return found
 
 
-def _compare(console: Console, run: Run) -> dict[str, dict[str, Any]]:
+def _compare(console: Console, run: Run) -> Compared:
     asked = run.settings
     budget = Budget(
         run.task,
@@ -286,6 +288,8 @@ def _compare(console: Console, run: Run) -> dict[str, dict[str, Any]]:
         run.sites.held_out.resolve(),
         (run.folder / WORK).resolve(),
     )
-    rivals = rivals_of(run.sites.sites, run.folder / RIVALS)
-    with console.status(f"training {len(rivals)} models to compare with: pooled, and each site alone"):
-        return train_rivals(rivals, budget, asked.at_once)
+    # In a private run the sites train on all of their cases: none is left to ask what they gained.
+    kept = asked.epsilon is None
+    rivals = rivals_of(run.sites.sites, run.folder / RIVALS, run.folder / LAST_FILE, kept=kept)
+    with console.status(f"training {asked.sites + 1} models to compare with: pooled, and each site alone"):
+        return compare_rivals(rivals, budget, asked.at_once)

@@ -23,7 +23,7 @@ class SimulationSettings:
 
     Attributes:
         data: a dataset folder to be split into sites; None writes synthetic hospitals.
-        task: the task's name; None takes it from the dataset.
+        task: the task's name, or a TOML file; None takes it from the dataset.
         sites: hospitals, 1 to 1000.
         rounds: rounds of federated averaging.
         local_epochs: passes over a site's training cases in a round.
@@ -31,6 +31,8 @@ class SimulationSettings:
         engine: "local" (worker processes of this machine) or "ray" (Flower's simulation engine).
         seed: of everything random.
         held_out: share of the cases that no site gets, in (0, 1); the final model is measured on them.
+        leave_out_published: whether cases that the task's published protocol holds out are used nowhere; else they are
+            what is held out, if all are there.
         minimum_sites: a round needs this many good replies; None asks for more than half of the sites.
         round_deadline: seconds after which a round closes with the replies that are there.
         parallel: sites that compute at the same time; None takes the cores of this machine.
@@ -59,6 +61,7 @@ class SimulationSettings:
     engine: str = "local"
     seed: int = 0
     held_out: float = 0.2
+    leave_out_published: bool = False
     minimum_sites: int | None = None
     round_deadline: float = 3600.0
     parallel: int | None = None
@@ -85,6 +88,8 @@ class SimulationSettings:
                 )
         if type(self.held_out) not in (int, float) or not 0 < self.held_out < 1:
             raise ConfigurationError(f"--held-out must be in (0, 1), got {self.held_out!r}")
+        if type(self.leave_out_published) is not bool:
+            raise ConfigurationError(f"leave_out_published must be true or false, got {self.leave_out_published!r}")
         if type(self.round_deadline) not in (int, float) or not 1 <= self.round_deadline <= 30 * 86400:
             raise ConfigurationError(f"--round-deadline must be 1 second to 30 days, got {self.round_deadline!r}")
         if self.minimum_sites is not None and self.minimum_sites > self.sites:
@@ -124,11 +129,7 @@ class SimulationSettings:
         Raises:
             ConfigurationError: a value breaks its rule.
         """
-        if self.epsilon is None:
-            return None
-        known = {} if patients is None else {"patients": patients}
-        given = {name: getattr(self, name) for name in ("epsilon", "delta") if getattr(self, name) is not None}
-        return PrivacySettings.from_json({**known, **self.privacy, **given})
+        return PrivacySettings.of_run(vars(self), patients)
 
     def to_json(self) -> dict[str, Any]:
         """The settings as plain JSON values; `from_json` is its inverse."""

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from segformer3d.config import ModelConfig
 from segformer3d.tasks import Structure, Task
 
+from .browser import CHROMIUM, MISSING, Browser, open_browser
+
 # No deadline: a loaded machine is not a bug. Derandomised: a failure is seen again on the next run.
 settings.register_profile("segfed", deadline=None, derandomize=True)
 settings.load_profile("segfed")
@@ -27,9 +29,15 @@ MakeDataset = Callable[..., Path]
 
 
 @pytest.fixture(autouse=True, scope="session")
-def one_thread() -> None:
-    """Small tensors are slower on many threads, and sums on another number of threads differ in the last bit."""
+def one_thread() -> Iterator[None]:
+    """Small tensors are slower on many threads, and sums on another number of threads differ in the last bit.
+
+    The processes that tests start are told, too.
+    """
     torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -127,3 +135,12 @@ def _full_disk(limit: int) -> Iterator[None]:
 def full_disk() -> Callable[[int], AbstractContextManager[None]]:
     """`with full_disk(limit):` the system refuses to write more than `limit` bytes to any file."""
     return _full_disk
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A Chromium that opens pages of this machine and takes pictures of them."""
+    if CHROMIUM is None:
+        pytest.skip(MISSING)
+    with open_browser(tmp_path_factory.mktemp("chromium")) as opened:
+        yield opened

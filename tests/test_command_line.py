@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ import pytest
 import torch
 
 import segfed
+import simulations.run
 from segformer3d.checkpoint import load, save
 from segformer3d.model import build
 from segformer3d.tasks import task_of_folder
@@ -50,6 +51,14 @@ def blob_case(seed: int) -> tuple[np.ndarray, np.ndarray]:
     label = np.where(inside, np.where(x > centre[0], 2, 1), 0).astype(np.uint8)
     image = generator.normal(0, 0.2, label.shape) + label
     return (image * generator.uniform(50, 5000)).astype(np.float32), label
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_core() -> Iterator[None]:
+    """A simulation of one site at a time gives it all cores; a tiny model takes several times as long on two."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simulations.run, "cores", lambda: 1)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -262,6 +271,25 @@ def test_a_wrong_settings_file_is_one_line(text, said, dataset, tmp_path):
     path = tmp_path / "wrong.toml"
     path.write_text(text)
     assert said in one_line(run("simulate", "--data", dataset, "--config", path, "--out", tmp_path / "run", code=1))
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (["train", "--data", ".", "--out", ".", "--config"], "--config takes a TOML file"),
+        (["simulate", "--config"], "--config takes a TOML file"),
+        (["privacy", "verify"], "name a federation file, a run folder, or a TOML file with a [pipeline]"),
+        (["site", "check"], "make a site with: segfed site init"),
+        (["server", "status"], "set up a coordinator with: segfed server init"),
+    ],
+)
+def test_a_settings_file_that_is_not_there_says_what_is_meant(words: Sequence[str], remedy: str, tmp_path, capsys):
+    nowhere = str(tmp_path / "nowhere")
+    assert segfed.main([*words, nowhere]) == 1
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert f"cannot read {nowhere}" in told
+    assert remedy in told
 
 
 @pytest.mark.parametrize("text", ["training = 3", 'grid = "large"', "rounds = 3"])

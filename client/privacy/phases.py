@@ -12,7 +12,7 @@ from client.privacy.accounting import Event, spent
 from client.privacy.cohort import Cohort, Member
 from client.privacy.ledger import BudgetError, Ledger
 from client.privacy.promise import Promise, make_promise
-from client.privacy.release import no_validation, public_training
+from client.privacy.release import no_validation, public_preparation, public_training
 from client.privacy.settings import PrivacySettings
 from client.privacy.training import train_private
 from client.site import SiteSettings
@@ -53,8 +53,7 @@ def prepare_private(
         f"(noise {promise.noise_multiplier:g}, {promise.steps} steps, sampling rate {promise.sampling_rate:g}); "
         f"with all runs before it {cost:.3f}",
     )
-    nothing = no_validation(request.task)
-    return PrepareReply(site.name, request.run, promise.patients, 0, 0, (), nothing.seconds, promise)
+    return public_preparation(site.name, request.run, promise)
 
 
 def train_private_site(

@@ -36,7 +36,7 @@ _PART = Part(0, 1, 1, 0, "probe")
 _SMALL = 1e-4  # a clipping norm that every gradient is longer than
 
 
-class _Silence:
+class Silence:
     """Everyone takes part, and nothing is added: what a patient adds can be seen."""
 
     secure = False
@@ -79,7 +79,7 @@ def _sensitivity(model: SegFormer3D, patients: tuple[Patient, ...], task: Task, 
 
 def _released(model: SegFormer3D, patients: tuple[Patient, ...], task: Task, privacy: PrivacySettings) -> torch.Tensor:
     chosen = [parameter for name, parameter in model.named_parameters() if privacy.trains(name)]
-    sums = PatientGradients(chosen, clip=_SMALL, noise_multiplier=1.0, expected=1.0, noise=_Silence())
+    sums = PatientGradients(chosen, clip=_SMALL, noise_multiplier=1.0, expected=1.0, noise=Silence())
     units = [
         patient_unit(model.train(), patient, task, _SETTINGS, privacy, _PART, torch.device("cpu"))
         for patient in patients

@@ -68,6 +68,21 @@ class Promise:
         return cls(**{**values, "withheld": tuple(values["withheld"])})
 
 
+def read_promises(summary: Mapping[str, Any]) -> dict[str, Promise]:
+    """What the sites of a run have promised, by their names, from its `summary.json`; empty in a run without privacy.
+
+    Raises:
+        ReplyError: a promise is not what segfed writes.
+    """
+    private = summary["privacy"]
+    return {name: Promise.from_json(values) for name, values in private["sites"].items()} if private else {}
+
+
+def fewest_patients(promises: Mapping[str, Promise]) -> int | None:
+    """The public number of patients of the smallest site; None where nobody promises anything."""
+    return min((promise.patients for promise in promises.values()), default=None)
+
+
 _KINDS = {field.name: field.type for field in fields(Promise) if field.name != "withheld"}
 
 

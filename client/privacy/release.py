@@ -1,15 +1,22 @@
 """What leaves a site in a private run besides the update: public numbers, and NaN for what is withheld.
 
 Losses, Dice, counts of cases and even the seconds that a step took depend on patients, and nothing pays for them. In
-their place stand numbers that everyone knows: the public number of patients, and what the settings say of the work.
+their place stand numbers that everyone knows: the public number of patients, and what the settings say of the work. So
+a coordinator can tell what a reply holds before it comes, and takes nothing else.
 """
 
 import math
 
+from client.contract import PrepareReply
 from client.privacy.promise import Promise
 from client.privacy.settings import PrivacySettings
 from segformer3d.tasks import Task
 from segformer3d.training import TrainingReport, ValidationReport
+
+
+def public_preparation(site: str, run: str, promise: Promise) -> PrepareReply:
+    """A site's data as far as it is public: how many patients it has at the least, as promised."""
+    return PrepareReply(site, run, promise.patients, 0, 0, (), math.nan, promise)
 
 
 def public_training(privacy: PrivacySettings, promise: Promise) -> TrainingReport:

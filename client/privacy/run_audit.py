@@ -21,11 +21,12 @@ import torch
 from client.privacy.attack import CANARIES, audit_mechanism
 from client.privacy.mechanism import PatientGradients
 from client.privacy.membership import FPR, SHADOWS, Train, membership_test, patient_losses, shadow_test
-from client.privacy.promise import Promise
+from client.privacy.promise import Promise, fewest_patients, read_promises
 from client.privacy.settings import PrivacySettings
 from client.privacy.training import train_private
+from segformer3d.cases import find_cases
 from segformer3d.checkpoint import load, load_task
-from segformer3d.dataset import DEFAULT_VALIDATION_SHARE, prepare
+from segformer3d.dataset import DEFAULT_VALIDATION_SHARE, prepare_cases
 from segformer3d.errors import CheckpointError, ConfigurationError, ReplyError
 from segformer3d.files import write_json
 from segformer3d.fit import initial_model
@@ -131,6 +132,7 @@ def read_run(folder: Path) -> AuditedRun:
     described, summary = (_read_json(folder / name) for name in ("run.json", "summary.json"))
     try:
         settings, private = described["settings"], summary["privacy"]
+        promises = read_promises(summary)
         return AuditedRun(
             folder,
             load_task(folder / MODEL),
@@ -140,19 +142,14 @@ def read_run(folder: Path) -> AuditedRun:
             settings["patient_pattern"],
             settings["start"],
             TrainingSettings.from_json(settings["training"]),
-            _asked(settings) if private else None,
-            {name: Promise.from_json(values) for name, values in private["sites"].items()} if private else {},
+            PrivacySettings.of_run(settings, fewest_patients(promises)) if private else None,
+            promises,
             bool(private and private["claimed"]),
         )
     except (ReplyError, ConfigurationError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{folder} is damaged, or was made by another version ({error}); audit it with the version that made it"
         ) from error
-
-
-def _asked(settings: Mapping[str, Any]) -> PrivacySettings:
-    given = {name: settings[name] for name in ("epsilon", "delta") if settings[name] is not None}
-    return PrivacySettings.from_json({**settings["privacy"], **given})
 
 
 def most_found(epsilon: float, delta: float) -> float:
@@ -255,7 +252,8 @@ def _some(patients: Sequence[Patient], seed: int) -> list[Patient]:
 
 
 def _prepared(run: AuditedRun, name: str, share: float) -> tuple[tuple[Patient, ...], tuple[Patient, ...]]:
-    data = prepare(run.folder / "sites" / name, run.task, run.folder / "work" / name / "cache", validation_share=share)
+    files = find_cases(run.folder / "sites" / name)
+    data = prepare_cases(files, run.task, run.folder / "work" / name / "cache", validation_share=share)
     return patients_of(data.train, run.patient_pattern), patients_of(data.validation, run.patient_pattern)
 
 

@@ -107,6 +107,29 @@ class PrivacySettings:
             raise ConfigurationError("privacy needs an epsilon: what a run may cost each patient, for example 8")
         return cls(**values)
 
+    @classmethod
+    def of_run(cls, asked: Mapping[str, Any], patients: int | None = None) -> "PrivacySettings | None":
+        """What a run asks for in its table `privacy` and in an `epsilon` and a `delta` beside it, which come first.
+
+        Args:
+            asked: settings of the run; of these only the three are looked at, and None is as if it were not there.
+            patients: of its smallest site, where that is known; a number in the table comes first.
+
+        Returns:
+            None if it asks for nothing.
+
+        Raises:
+            ConfigurationError: `privacy` is no table, or as `from_json`.
+        """
+        table = asked.get("privacy")
+        if not isinstance(table, Mapping | None):
+            raise ConfigurationError(f"privacy must be a table of settings, got {table!r}")
+        beside = {name: asked[name] for name in ("epsilon", "delta") if asked.get(name) is not None}
+        if not table and not beside:
+            return None
+        known = {} if patients is None else {"patients": patients}
+        return cls.from_json({**known, **(table or {}), **beside})
+
 
 def default_delta(patients: int) -> float:
     """min(1e-5, 1 / (10 patients)): a tenth of the chance at which publishing one patient whole would be allowed."""

@@ -1,7 +1,6 @@
 """What `segfed privacy verify` reads, does and prints."""
 
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +12,20 @@ from rich.text import Text
 from client.privacy.mechanism import GRID
 from client.privacy.noise import rounding_cost
 from client.privacy.probes import mechanism_findings
-from client.privacy.promise import make_promise
+from client.privacy.promise import fewest_patients, make_promise, read_promises
 from client.privacy.settings import PrivacySettings
 from client.privacy.verifier import Finding, Pipeline, Verdict, model_findings, verify
 from segformer3d.checkpoint import load
-from segformer3d.errors import ConfigurationError, SegfedError
+from segformer3d.errors import CheckpointError, ConfigurationError, SegfedError
 from segformer3d.fit import initial_model
 from segformer3d.model import SegFormer3D
-from segformer3d.tasks import Task, adjust, get_task, task_from_json
+from segformer3d.tasks import Task, adjust, named_task, task_from_json
 from segformer3d.terminal import make_console
+from segformer3d.toml_file import read_toml
 
 DEFAULT_ROUNDS = 20
 _NO_LIMIT = float("inf")
+_EXPECTED = "name a federation file, a run folder, or a TOML file with a [pipeline]"
 
 
 class UnprovenError(SegfedError):
@@ -46,7 +47,7 @@ def verify_and_print(file: str, model: str | None) -> None:
 
     Raises:
         ConfigurationError: the file is none of these, or a value breaks its rule.
-        CheckpointError: the model cannot be read.
+        CheckpointError: the model cannot be read, or the run folder is damaged.
         UnprovenError: no claim can be proved.
     """
     asked = read_configuration(Path(file))
@@ -101,50 +102,45 @@ def read_configuration(path: Path) -> Configuration:
 
     Raises:
         ConfigurationError: it is none of these, or a value breaks its rule.
+        CheckpointError: the run folder is damaged.
     """
-    values = _run_settings(path) if path.is_dir() else _toml(path)
-    privacy = values.get("privacy")
-    if not isinstance(privacy, Mapping) and not values.get("epsilon"):
+    values, patients = _run_settings(path) if path.is_dir() else (read_toml(path, _EXPECTED), None)
+    settings = PrivacySettings.of_run(values, patients)
+    if settings is None:
         raise ConfigurationError(f"{path} asks for no privacy: it needs a table [privacy] with an epsilon")
-    privacy = privacy or {}
-    settings = PrivacySettings.from_json({**privacy, **{k: values[k] for k in ("epsilon", "delta") if values.get(k)}})
     pipeline = values.get("pipeline")
     own = Pipeline(noise=settings.noise) if pipeline is None else Pipeline.from_json(pipeline)
-    return Configuration(_task(values), int(values.get("rounds", DEFAULT_ROUNDS)), settings, own)
+    return Configuration(_task(values, path.parent), int(values.get("rounds", DEFAULT_ROUNDS)), settings, own)
 
 
-def _task(values: Mapping[str, Any]) -> Task:
+def _task(values: Mapping[str, Any], folder: Path) -> Task:
     task = values.get("task")
     if isinstance(task, Mapping):
         return task_from_json(task)
     if not isinstance(task, str):
         raise ConfigurationError('the file needs a task, for example task = "hippocampus"')
-    return adjust(get_task(task), {"norm": "group", **values.get("model", {})}, values.get("grid", {}))
+    return adjust(named_task(task, folder), {"norm": "group", **values.get("model", {})}, values.get("grid", {}))
 
 
-def _toml(path: Path) -> dict[str, Any]:
+def _run_settings(folder: Path) -> tuple[dict[str, Any], int | None]:
+    """What a coordinator's run (`federation.json`) or a simulation (`run.json`) was asked to do.
+
+    With it the patients of the smallest site of a simulation: they are known once they have been dealt out.
+    """
+    coordinated, simulated, summary = (folder / name for name in ("federation.json", "run.json", "summary.json"))
+    if not (coordinated.is_file() or simulated.is_file()):
+        raise ConfigurationError(f"{folder} is no run folder: it has neither federation.json nor run.json")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
+        if coordinated.is_file():
+            return {**_json(coordinated)}, None
+        run = _json(simulated)
+        patients = fewest_patients(read_promises(_json(summary))) if summary.is_file() else None
+        return {**run["settings"], "task": run["task"]}, patients
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{folder} is damaged, or was made by another version ({error}); verify it with the version that made it"
+        ) from error
 
 
-def _run_settings(folder: Path) -> dict[str, Any]:
-    """What a coordinator's run (`federation.json`) or a simulation (`run.json`) was asked to do."""
-    for name in ("federation.json", "run.json"):
-        path = folder / name
-        if path.is_file():
-            values = json.loads(path.read_text(encoding="utf-8"))
-            return values if name == "federation.json" else _simulation(folder, values)
-    raise ConfigurationError(f"{folder} is no run folder: it has neither federation.json nor run.json")
-
-
-def _simulation(folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Its sites' patients are known once they have been dealt out."""
-    settings, summary = values["settings"], folder / "summary.json"
-    private = json.loads(summary.read_text(encoding="utf-8"))["privacy"] if summary.is_file() else None
-    known = {"patients": min(site["patients"] for site in private["sites"].values())} if private else {}
-    asked = {**known, **settings["privacy"]} if settings.get("epsilon") else None
-    return {**settings, "task": values["task"], "privacy": asked}
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segformer3d.cases import MOST_VOXELS
 from segformer3d.dicom.geometry import Grid, Points, make_grid, normal_of, positions_of
 from segformer3d.dicom.instances import APART, VOLUMES, Instance, Plane
 from segformer3d.dicom.library import DEFLATED, decoder_of
 from segformer3d.dicom.series import Series
 from segformer3d.errors import CaseError
+from segformer3d.nifti import MOST_VOXELS
 
 FEWEST_SLICES = 3
 # Cosines are written with a few decimals only.

@@ -22,7 +22,8 @@ from segformer3d.dicom.selection import Case, Refused, Selected
 from segformer3d.dicom.series import Found
 from segformer3d.errors import DataError
 from segformer3d.files import write_json
-from segformer3d.tasks import Task, read_description
+from segformer3d.layouts.description import read_description
+from segformer3d.tasks import Task
 
 FILE = "manifest.json"
 

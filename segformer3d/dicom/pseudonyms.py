@@ -16,8 +16,8 @@ from typing import Any
 
 from segformer3d.errors import DataError
 from segformer3d.files import storage_errors, write_json, write_secret
+from segformer3d.layouts.description import read_description
 from segformer3d.patients import plain_id
-from segformer3d.tasks import read_description
 
 PRIVATE = "private"
 KEY_BYTES = 32

@@ -22,6 +22,7 @@ def test_the_quick_report_has_every_section(tmp_path: Path, shared: Path) -> Non
         "networks",
         "growth",
         "inference",
+        "metrics",
         "training",
         "federations",
         "privacy",

@@ -80,7 +80,7 @@ def test_a_site_without_an_outbox_keeps_nothing(tmp_path: Path) -> None:
 def test_a_full_disk_is_told(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file in the folder's place")
     with pytest.raises(StorageError):
-        Outbox(tmp_path / "run").keep(RecordDict(), RecordDict())
+        Outbox(tmp_path / "run").keep("0" * 64, RecordDict())
 
 
 def test_a_digest_knows_every_part_of_a_message() -> None:

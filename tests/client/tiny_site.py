@@ -1,6 +1,7 @@
 """A task and sites so small that a round takes a fraction of a second: a bright ball in noise."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -39,6 +40,7 @@ TINY = Task(
     model=TINY_MODEL,
 )
 RUN = "run-1"
+Draw = Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]]
 
 
 def tiny_weights(seed: int = 0) -> Weights:
@@ -48,13 +50,22 @@ def tiny_weights(seed: int = 0) -> Weights:
         return weights_of(build(TINY_MODEL))
 
 
-def write_site(folder: Path, cases: int, seed: int) -> Path:
-    """A Decathlon folder; case names are what must never leave the site."""
+def ball(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Image and label of a bright ball near the middle of a volume of 16 to 19 voxels a side."""
+    size = generator.integers(16, 20, 3)
+    centre = size / 2 + generator.uniform(-2, 2, 3)
+    grid = np.stack(np.meshgrid(*(np.arange(n) for n in size), indexing="ij"), axis=-1)
+    label = (np.linalg.norm(grid - centre, axis=-1) < 4).astype(np.uint8)
+    return (generator.normal(0, 0.3, size) + label).astype(np.float32), label
+
+
+def write_site(folder: Path, cases: int, seed: int, draw: Draw = ball) -> Path:
+    """A Decathlon folder of cases that `draw` makes up; case names are what must never leave the site."""
     generator = np.random.default_rng(seed)
     training = []
     for case in range(cases):
         entry = {"image": f"./imagesTr/secret_{case:03d}.nii.gz", "label": f"./labelsTr/secret_{case:03d}.nii.gz"}
-        image, label = _ball(generator)
+        image, label = draw(generator)
         for place, array in ((entry["image"], image), (entry["label"], label)):
             (folder / place).parent.mkdir(parents=True, exist_ok=True)
             nib.save(nib.Nifti1Image(array, np.eye(4)), folder / place)
@@ -96,11 +107,3 @@ def train_request(round_number: int = 1, weights: Weights | None = None) -> Trai
 def train_message(round_number: int = 1, weights: Weights | None = None) -> Message:
     """The same as a message."""
     return message_with(train_request(round_number, weights).encode(), TRAIN)
-
-
-def _ball(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    size = generator.integers(16, 20, 3)
-    centre = size / 2 + generator.uniform(-2, 2, 3)
-    grid = np.stack(np.meshgrid(*(np.arange(n) for n in size), indexing="ij"), axis=-1)
-    label = (np.linalg.norm(grid - centre, axis=-1) < 4).astype(np.uint8)
-    return (generator.normal(0, 0.3, size) + label).astype(np.float32), label

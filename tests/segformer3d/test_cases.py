@@ -120,9 +120,9 @@ def test_half_a_case_is_a_case_with_a_missing_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "text"),
     [
-        ([], "holds neither dataset.json nor images/ and labels/"),
-        (["scan.nii.gz"], "holds neither dataset.json nor images/ and labels/"),
-        (["images/readme.txt"], "lists no case"),
+        ([], "is empty; --data takes a folder of labelled cases"),
+        (["scan.nii.gz"], r"is of no known layout\. Known are Decathlon \(dataset.json.*BraTS \(a folder a case"),
+        (["images/readme.txt"], "comes near plain: images/ and labels/ hold no .nii.gz and no .nii file"),
     ],
 )
 def test_a_folder_of_another_kind_is_refused(tmp_path: Path, files: list[str], text: str) -> None:

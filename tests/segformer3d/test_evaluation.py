@@ -15,8 +15,11 @@ from rich.console import Console
 from segformer3d.cases import CaseFiles
 from segformer3d.config import ModelConfig
 from segformer3d.errors import CaseError, DataError
-from segformer3d.evaluation import RULES, evaluate, evaluate_predictor, print_table, ranked
+from segformer3d.evaluation import evaluate, evaluate_predictor
 from segformer3d.model import build
+from segformer3d.protocols import WHOLE_SCAN
+from segformer3d.results import ranked
+from segformer3d.score_tables import print_table
 from segformer3d.tasks import get_task
 
 SHAPE, SPACING = (24, 20, 16), (0.5, 1.0, 2.0)
@@ -116,7 +119,7 @@ def test_the_files_say_what_was_found(tmp_path, cases):
     means = [written["classes"][name]["dice"]["mean"] for name in ("anterior", "posterior")]
     assert written["mean_dice"] == pytest.approx(np.mean(means))
     assert written["overlays"] == {"best": "a", "median": "c", "worst": "e"}
-    assert (written["cases"], written["set_aside"], written["rules"]) == (5, 0, RULES)
+    assert (written["cases"], written["set_aside"], written["rules"]) == (5, 0, WHOLE_SCAN.rules)
 
 
 def test_a_missing_structure_is_counted_and_not_averaged(tmp_path, cases):

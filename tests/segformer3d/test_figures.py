@@ -1,14 +1,11 @@
-"""Oracles: where a marked voxel must appear, outlines worked by hand in mm, drawn values read back, equal bytes."""
-
-import math
+"""Oracles: where a marked voxel must appear, outlines worked by hand in mm, equal bytes."""
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
 from segformer3d import figures
-from segformer3d.figures import Bar, RoundPoint, comparison_bars, overlay, round_curves
-from segformer3d.statistics import Summary, summarise
+from segformer3d.figures import overlay
 
 SPACING = (0.5, 1.0, 3.0)
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -111,9 +108,28 @@ def test_planes_cut_the_largest_truth_then_the_prediction_then_the_middle():
     truth[0, 4, 2:9, 3] = True
     truth[0, 4, 7, 2:5] = True
     predicted[0, 15, 20, 8] = True
-    assert figures._centre(truth, predicted) == (4, 7, 3)
-    assert figures._centre(nothing, predicted) == (15, 20, 8)
-    assert figures._centre(nothing, nothing) == (10, 12, 5)
+    assert figures._centre(truth, predicted, "structure") == (4, 7, 3)
+    assert figures._centre(nothing, predicted, "structure") == (15, 20, 8)
+    assert figures._centre(nothing, nothing, "structure") == (10, 12, 5)
+
+
+def test_planes_at_the_error_cut_where_most_voxels_are_wrong():
+    truth = np.zeros((1, 20, 24, 10), bool)
+    truth[0, 4:8, 4:8, 2:5] = True
+    predicted = truth.copy()
+    predicted[0, 12, 15:18, 8] = True
+    assert figures._centre(truth, predicted, "error") == (12, 15, 8)
+    assert figures._centre(truth, truth, "error") == figures._centre(truth, truth, "structure") == (4, 4, 2)
+
+
+def test_planes_stand_in_line(tmp_path, drawn):
+    """Sagittal and coronal share their heights, coronal and axial their sides, and nothing overlaps."""
+    draw(tmp_path / "o.png", *volume())
+    sagittal, coronal, axial = (axes.get_position() for axes in drawn[0].axes)
+    assert (sagittal.y0, sagittal.y1) == pytest.approx((coronal.y0, coronal.y1))
+    assert (coronal.x0, coronal.x1) == pytest.approx((axial.x0, axial.x1))
+    assert sagittal.x1 < coronal.x0
+    assert axial.y1 < coronal.y0
 
 
 def test_the_empty_margin_of_a_scan_is_not_drawn(tmp_path, drawn):
@@ -141,49 +157,3 @@ def test_the_same_data_gives_the_same_bytes_and_no_other_file(tmp_path):
     assert one.read_bytes() == two.read_bytes()
     assert one.read_bytes().startswith(PNG)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.png", "two.png"]
-
-
-def rounds(sites):
-    names = [f"site-{i}" for i in range(sites)]
-    return [
-        RoundPoint(n, dict.fromkeys(names, 1 / n), dict.fromkeys(names, 0.5 + n / 20), 1 / n, 0.5 + n / 20)
-        for n in range(1, 6)
-    ]
-
-
-def test_curves_show_every_site_and_the_mean_in_bold(tmp_path, drawn):
-    round_curves(tmp_path / "r.png", rounds(8))
-    for axes in drawn[0].axes:
-        assert len(axes.lines) == 9
-        assert axes.lines[-1].get_linewidth() > 2 * axes.lines[0].get_linewidth()
-        looks = {(line.get_color(), line.get_marker()) for line in axes.lines}
-        assert len(looks) == 9
-    assert [text.get_text() for text in drawn[0].legends[0].get_texts()][-1] == "weighted mean"
-
-
-def test_what_is_withheld_stays_a_gap(tmp_path, drawn):
-    points = [RoundPoint(1, {"a": 1.0}, {"a": None}), RoundPoint(2, {}, {}), RoundPoint(3, {"a": 0.5}, {"a": None})]
-    round_curves(tmp_path / "r.png", points)
-    loss, dice = drawn[0].axes
-    np.testing.assert_equal(loss.lines[0].get_ydata(), [1.0, math.nan, 0.5])
-    assert [text.get_text() for text in dice.texts] == ["not reported"]
-
-
-@pytest.mark.parametrize("points", [[], rounds(1)[:1], rounds(40)])
-def test_no_round_one_round_and_many_sites_draw(tmp_path, points):
-    round_curves(tmp_path / "r.png", points)
-    assert (tmp_path / "r.png").read_bytes().startswith(PNG)
-
-
-def test_bars_show_mean_and_interval(tmp_path, drawn):
-    bars = [
-        Bar("federated", "federated", Summary(0.87, 0.05, 0.84, 0.9, 12, 0)),
-        Bar("pooled", "pooled", Summary(0.88, 0.05, 0.85, 0.91, 12, 0)),
-        Bar("site-a alone", "alone", summarise([], seed=0)),
-    ]
-    comparison_bars(tmp_path / "b.png", bars)
-    (axes,) = drawn[0].axes
-    assert [patch.get_width() for patch in axes.patches] == [0.87, 0.88]
-    assert [list(line.get_xdata()) for line in axes.lines] == [[0.84, 0.9], [0.85, 0.91]]
-    assert [text.get_text() for text in axes.texts] == ["0.870", "0.880", "no value"]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["federated", "pooled", "site-a alone"]

@@ -27,7 +27,7 @@ def test_built_in_tasks_survive_json(name: str) -> None:
 
 def test_an_unknown_task_is_refused_with_the_known_ones() -> None:
     with pytest.raises(
-        ConfigurationError, match="there is no task 'liver'; built in are hippocampus, phantom, brats2017"
+        ConfigurationError, match="there is no task 'liver'; built in are hippocampus, phantom, brats2017, brats2021"
     ):
         get_task("liver")
 
@@ -189,7 +189,7 @@ def test_a_task_is_derived_from_modalities_and_labels(tmp_path: Path, values: di
         ({"modality": ["CT"], "labels": {"1": "a"}}, "does not list its modalities and labels by number"),
         ({"modality": {"x": "CT"}, "labels": {"1": "a"}}, "does not list its modalities and labels by number"),
         ({"modality": {"0": "CT"}, "labels": ["a"]}, "does not list its modalities and labels by number"),
-        ({"modality": {"0": "CT"}, "labels": {"a": [1, 2]}}, "does not list its modalities and labels by number"),
+        ({"modality": {"0": "CT"}, "labels": {"a": ["x", 2]}}, "does not list its modalities and labels by number"),
         (
             {"modality": {"0": "CT"}, "labels": {"0": "background"}},
             "at least one modality and one structure|num_classes",
@@ -212,7 +212,9 @@ def test_a_damaged_description_is_refused(tmp_path: Path, content: bytes) -> Non
 
 
 def test_a_folder_without_a_description_needs_a_task(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="say --task, one of hippocampus"):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.nii.gz").touch()
+    with pytest.raises(DataError, match=r"does not tell its task; say --task, one of hippocampus.*, or a TOML file"):
         choose_task(None, tmp_path)
 
 

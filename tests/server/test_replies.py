@@ -11,7 +11,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from client.contract import TRAIN, EvaluateReply, PrepareReply, TrainReply
+from client.contract import TRAIN, EvaluateReply, EvaluateRequest, PrepareReply, PrepareRequest, TrainReply
 from client.weights import Weights, decode_weights, encode_weights
 from segformer3d.errors import ReplyError
 from segformer3d.training import TrainingReport, ValidationReport
@@ -30,12 +30,14 @@ from server.replies import (
 from server.run_folder import newest_state
 from server.state import read_state
 
-from ..client.tiny_site import RUN, tiny_weights
+from ..client.tiny_site import RUN, TINY, tiny_weights, train_request
 from .hostile import HOSTILE, Change
 from .tiny_federation import TinyGrid, TinySite, federate, moved
 
 WEIGHTS = tiny_weights()
 READY = PrepareReply("site-3", RUN, 4, 2, 0, (0.1,), 0.5)
+REQUEST = train_request(weights=WEIGHTS)
+LAST = EvaluateRequest(RUN, 3, TINY, WEIGHTS)
 VALIDATION = ValidationReport((0.5,), 1.0, 2, 0.1)
 
 
@@ -44,7 +46,7 @@ def good_reply(weights: Weights = WEIGHTS) -> TrainReply:
 
 
 def read(records: RecordDict) -> TrainReply:
-    return read_train(records, READY, round_number=1, weights=WEIGHTS, longest=lambda: longest_update(WEIGHTS))
+    return read_train(records, READY, request=REQUEST, longest=lambda: longest_update(WEIGHTS))
 
 
 def rounds(events: list[Event]) -> list[RoundFinished]:
@@ -180,12 +182,12 @@ def test_the_absolute_limit_is_as_documented() -> None:
 
 def test_a_structure_that_no_case_has_is_no_fault() -> None:
     absent = ValidationReport((math.nan,), 1.0, 2, 0.1)
-    check_evaluate(EvaluateReply("site-3", RUN, 3, absent), READY, 3)
+    check_evaluate(EvaluateReply("site-3", RUN, 3, absent), READY, LAST)
 
 
 def test_a_site_without_validation_cases_is_no_fault() -> None:
     nobody = PrepareReply("site-3", RUN, 1, 0, 0, (0.1,), 0.5)
-    check_evaluate(EvaluateReply("site-3", RUN, 3, ValidationReport((math.nan,), math.nan, 0, 0.0)), nobody, 3)
+    check_evaluate(EvaluateReply("site-3", RUN, 3, ValidationReport((math.nan,), math.nan, 0, 0.0)), nobody, LAST)
 
 
 @pytest.mark.parametrize(
@@ -212,9 +214,10 @@ def test_what_a_site_says_of_its_data_is_checked(wrong: dict[str, Any]) -> None:
         "balance": (0.0,),
         "seconds": 0.5,
     }
-    check_prepare(PrepareReply(**said), RUN, 1)  # type: ignore[arg-type]
+    request = PrepareRequest(RUN, TINY, 3)
+    check_prepare(PrepareReply(**said), request)  # type: ignore[arg-type]
     with pytest.raises(ReplyError):
-        check_prepare(PrepareReply(**{**said, **wrong}), RUN, 1)  # type: ignore[arg-type]
+        check_prepare(PrepareReply(**{**said, **wrong}), request)  # type: ignore[arg-type]
 
 
 def test_a_bad_measurement_of_the_final_model_is_set_aside(tmp_path: Path) -> None:

@@ -56,6 +56,15 @@ def test_a_federation_file_says_what_a_run_is(tmp_path: Path) -> None:
     assert settings.task.model.embed_dims == (8, 16)
 
 
+def test_a_task_of_ones_own_lies_beside_the_file(tmp_path: Path) -> None:
+    own = 'name = "own"\nmodalities = ["CT"]\n[[structures]]\nname = "mass"\nlabels = [1]\n'
+    (tmp_path / "own.toml").write_text(own)
+    task = read_federation_file(write(tmp_path, 'task = "own.toml"\nrounds = 2\n')).settings.task
+    assert (task.name, task.modalities) == ("own", ("CT",))
+    with pytest.raises(ConfigurationError, match=r"federation\.toml: cannot read the task no\.toml"):
+        read_federation_file(write(tmp_path, 'task = "no.toml"'))
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -75,6 +84,11 @@ def test_each_mistake_is_one_line_with_the_files_name(text: str, told: str, tmp_
         read_federation_file(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_federation_file_that_is_not_there_is_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"no.toml: No such file or directory; name a federation file"):
+        read_federation_file(tmp_path / "no.toml")
 
 
 def test_a_new_run_has_its_settings_and_its_first_state(coordinator: Coordinator, tmp_path: Path) -> None:  # noqa: F811

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from segformer3d.cases import CaseFiles, find_cases
 from segformer3d.errors import ConfigurationError, DataError
+from segformer3d.held_out import HeldOutError, held_out_of
 from simulations.partitions import (
     MINIMUM_CASES,
     PARTITIONS,
@@ -288,3 +289,55 @@ def test_hippocampus(tmp_path, partition):
         scales = [[raw_intensity(case) for case in cases[folder.name]] for folder in folders.sites]
         assert all(max(low) <= min(high) for low, high in pairwise(scales))
         assert min(scales[3]) - max(scales[0]) > 0.2
+
+
+# --- Published held-out cases ----------------------------------------------------------------------------------------
+
+PUBLISHED = held_out_of("acdc").names
+OTHERS = tuple(f"patient{number:03d}" for number in (1, 4, 5, 6, 7))
+
+
+def hearts(folder, patients):
+    """ACDC by its names alone: the files are empty."""
+    for patient in patients:
+        place = folder / patient
+        place.mkdir(parents=True)
+        for frame in ("frame01", "frame12"):
+            (place / f"{patient}_{frame}.nii.gz").write_bytes(b"image")
+            (place / f"{patient}_{frame}_gt.nii.gz").write_bytes(b"label")
+        (place / "Info.cfg").write_text("ED: 1\nES: 12\nGroup: NOR\n")
+    return folder
+
+
+def patients_in(folder):
+    return {case.patient for case in find_cases(folder)}
+
+
+@pytest.mark.parametrize("partition", ["iid", "quantity", "intensity"])
+def test_the_published_cases_are_what_is_held_out(tmp_path, partition):
+    source = hearts(tmp_path / "source", (*PUBLISHED, *OTHERS))
+    folders = write_partition(source, tmp_path / "sites", partition, sites=2, seed=0, task="acdc")
+    assert patients_in(folders.held_out) == set(PUBLISHED)
+    assert len(find_cases(folders.held_out)) == 40, "both frames of each"
+    first, second = (patients_in(folder) for folder in folders.sites)
+    assert not first & second
+    assert first | second == set(OTHERS)
+    facts = {case.facts for folder in (*folders.sites, folders.held_out) for case in find_cases(folder)}
+    assert facts == {(("frame", "ED"), ("group", "NOR")), (("frame", "ES"), ("group", "NOR"))}, "they go with the files"
+
+
+def test_some_published_cases_are_refused_or_used_nowhere(tmp_path):
+    source = hearts(tmp_path / "source", (*PUBLISHED[:3], *OTHERS))
+    with pytest.raises(HeldOutError, match=r"contains 3 of the 20 held-out patients .* 17 are missing or incomplete"):
+        write_partition(source, tmp_path / "no", "iid", sites=2, seed=0, task="acdc")
+    assert not (tmp_path / "no").exists()
+    folders = write_partition(source, tmp_path / "sites", "iid", sites=2, seed=0, task="acdc", leave_out_published=True)
+    places = (*folders.sites, folders.held_out)
+    assert sorted(name for folder in places for name in patients_in(folder)) == sorted(OTHERS)
+    assert patients_in(folders.held_out), "a share, as ever"
+
+
+def test_a_task_without_a_protocol_holds_out_a_share(tmp_path):
+    source = hearts(tmp_path / "source", (*PUBLISHED[:3], *OTHERS))
+    folders = write_partition(source, tmp_path / "sites", "iid", sites=2, seed=0, task="left-ventricle")
+    assert len(patients_in(folders.held_out)) == 2

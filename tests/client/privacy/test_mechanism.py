@@ -13,21 +13,10 @@ from torch import nn
 
 from client.privacy.mechanism import COUNT_NOISE, GRID, PatientGradients
 from client.privacy.noise import Noise, SecureNoise, SeededNoise
+from client.privacy.probes import Silence
 
 SHAPES = ((3, 4), (5,), ())
 SIZE = 18
-
-
-class Silence:
-    """No noise, to see what it would cover; everyone takes part."""
-
-    secure = False
-
-    def integers(self, size: int, deviation: float) -> NDArray[np.int64]:
-        return np.zeros(size, np.int64)
-
-    def chosen(self, count: int, rate: float) -> list[int]:
-        return list(range(count))
 
 
 def parameters() -> list[nn.Parameter]:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -32,7 +31,7 @@ from client.privacy.membership import (
     shadow_test,
 )
 from client.privacy.promise import Promise
-from client.privacy.run_audit import audit_run, most_found
+from client.privacy.run_audit import audit_run, most_found, read_run
 from client.privacy.settings import PrivacySettings
 from segformer3d.checkpoint import save
 from segformer3d.dataset import prepare
@@ -180,26 +179,18 @@ def test_likelihood_ratios_see_through_how_hard_patients_are():
 # ---- Models ----
 
 
-def noise_patients(folder: Path, count: int) -> tuple[Patient, ...]:
+def unrelated(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Noise with a ball drawn at random into the label: what a model knows of it, it knows by heart."""
-    generator, training = np.random.default_rng(5), []
     grid = np.stack(np.meshgrid(*[np.arange(16)] * 3, indexing="ij"), axis=-1)
-    for case in range(count):
-        label = (np.linalg.norm(grid - generator.uniform(4, 12, 3), axis=-1) < 4).astype(np.uint8)
-        image = generator.normal(0, 1, label.shape).astype(np.float32)
-        entry = {"image": f"./imagesTr/c{case:02d}.nii.gz", "label": f"./labelsTr/c{case:02d}.nii.gz"}
-        for place, array in ((entry["image"], image), (entry["label"], label)):
-            (folder / place).parent.mkdir(parents=True, exist_ok=True)
-            nib.save(nib.Nifti1Image(array, np.eye(4)), folder / place)
-        training.append(entry)
-    described = {"name": "tiny", "modality": {"0": "MRI"}, "labels": {"0": "background", "1": "ball"}}
-    (folder / "dataset.json").write_text(json.dumps({**described, "training": training}), encoding="utf-8")
-    return patients_of(prepare(folder, TINY, folder / "cache", validation_share=0.0).train)
+    label = (np.linalg.norm(grid - generator.uniform(4, 12, 3), axis=-1) < 4).astype(np.uint8)
+    return generator.normal(0, 1, label.shape).astype(np.float32), label
 
 
 @pytest.fixture(scope="module")
 def patients(tmp_path_factory: pytest.TempPathFactory) -> tuple[Patient, ...]:
-    return noise_patients(tmp_path_factory.mktemp("noise"), 16)
+    folder = tmp_path_factory.mktemp("noise")
+    data = prepare(write_site(folder / "data", 16, 5, unrelated), TINY, folder / "cache", validation_share=0.0)
+    return patients_of(data.train)
 
 
 def overfitted(patients: Sequence[Patient], seed: int = 0, epochs: int = 40) -> SegFormer3D:
@@ -254,13 +245,15 @@ def test_shadow_models_give_them_away_too(patients: tuple[Patient, ...]):
 STEPS = 4
 
 
-def write_run(folder: Path, *, private: bool, noise: str = "secure", task: Task = TASK, **changed: Any) -> Path:
+def write_run(
+    folder: Path, *, private: bool, noise: str = "secure", task: Task = TASK, delta: float | None = None, **changed: Any
+) -> Path:
     """A folder as `segfed simulate` leaves it: two sites, held-out cases, a model, run.json and summary.json."""
     for name, cases, seed in (("site-1", 5, 1), ("site-2", 5, 2), ("held-out", 4, 3)):
         write_site(folder / "sites" / name, cases, seed)
     save(folder / "last.safetensors", initial_model(task, 0), task)
     privacy = PrivacySettings(epsilon=8.0, patients=5, crops=1, local_steps=2, noise=noise)  # type: ignore[arg-type]
-    own = {"patients": 5, "crops": 1, "local_steps": 2, "noise": noise}
+    own = {"crops": 1, "local_steps": 2, "noise": noise}  # the number of patients is worked out when they are dealt out
     settings = {
         **{
             "sites": 2,
@@ -271,7 +264,7 @@ def write_run(folder: Path, *, private: bool, noise: str = "secure", task: Task 
             "patient_pattern": None,
             "training": QUICK.to_json(),
         },
-        **{"epsilon": 8.0 if private else None, "delta": None, "privacy": own if private else {}},
+        **{"epsilon": 8.0 if private else None, "delta": delta, "privacy": own if private else {}},
     }
     multiplier = 1.5
     claimed = spent((Event(privacy.sampling_rate, multiplier, STEPS),), 1e-5)
@@ -298,6 +291,13 @@ def test_a_private_runs_mechanism_and_model_are_attacked(tmp_path: Path):
     assert result["model_sha256"] == hashlib.sha256((folder / "last.safetensors").read_bytes()).hexdigest()
     assert len(phases) == 3
     assert "secret" not in json.dumps(result) + "".join(phases)  # no case's name
+
+
+def test_the_public_number_of_patients_is_that_of_the_runs_promises(tmp_path: Path):
+    """With five patients a delta of 0.1 may be asked for; with the twenty that settings suppose, it may not."""
+    run = read_run(write_run(tmp_path / "run", private=True, delta=0.1))
+    assert run.privacy is not None
+    assert (run.privacy.patients, run.privacy.delta) == (5, 0.1)
 
 
 def test_a_run_without_privacy_has_its_model_attacked(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

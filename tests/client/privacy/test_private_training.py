@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client.privacy import training as private
+from client.privacy.probes import Silence
 from client.privacy.promise import Promise
 from client.privacy.settings import PrivacySettings
 from client.privacy.training import patient_unit, train_private
@@ -24,7 +25,6 @@ from segformer3d.tasks import adjust
 from segformer3d.training import Part
 
 from ..tiny_site import TINY, write_site
-from .test_mechanism import Silence
 
 TASK = adjust(TINY, {"norm": "group"}, {})
 CPU = torch.device("cpu")

@@ -22,7 +22,7 @@ from client.privacy.verify_commands import (
     verify_configuration,
 )
 from segformer3d.checkpoint import save
-from segformer3d.errors import ConfigurationError
+from segformer3d.errors import CheckpointError, ConfigurationError
 from segformer3d.fit import initial_model
 from segformer3d.tasks import adjust
 
@@ -280,3 +280,30 @@ def test_a_coordinators_run_folder_is_read(tmp_path: Path):
     told = {"task": TASK.to_json(), "rounds": 7, "privacy": ASKED.to_json()}
     (tmp_path / "federation.json").write_text(json.dumps(told))
     assert read_configuration(tmp_path) == replace(RUN, rounds=7)
+
+
+def test_a_simulations_run_folder_is_read_with_the_patients_of_its_smallest_site(tmp_path: Path):
+    settings = {"rounds": 7, "epsilon": 8.0, "delta": None, "privacy": {"sampling_rate": 0.5, "crops": 3}}
+    (tmp_path / "run.json").write_text(json.dumps({"settings": settings, "task": TASK.to_json()}))
+    assert read_configuration(tmp_path).privacy == PrivacySettings(8.0, sampling_rate=0.5, crops=3)
+    sites = {f"site-{n}": make_promise(ASKED, 7, n, float("inf"), 1.0).to_json() for n in (9, 8)}
+    (tmp_path / "summary.json").write_text(json.dumps({"privacy": {"sites": sites}}))
+    assert read_configuration(tmp_path).privacy == PrivacySettings(8.0, patients=8, sampling_rate=0.5, crops=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("federation.json", '{"rounds": '),
+        ("federation.json", "[]"),
+        ("run.json", "{}"),
+        ("run.json", '{"settings": 3, "task": "tiny"}'),
+        ("summary.json", '{"privacy": {"sites": {"site-1": {}}}}'),
+        ("summary.json", "[]"),
+    ],
+)
+def test_a_damaged_run_folder_is_refused(tmp_path: Path, name: str, text: str):
+    (tmp_path / "run.json").write_text(json.dumps({"settings": {"epsilon": 8.0}, "task": TASK.to_json()}))
+    (tmp_path / name).write_text(text)
+    with pytest.raises(CheckpointError, match="is damaged, or was made by another version"):
+        read_configuration(tmp_path)

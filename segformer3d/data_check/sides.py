@@ -1,0 +1,48 @@
+"""Patients that are on two sides: to train on and to validate with, or here and in a folder that is held out."""
+
+from collections.abc import Iterator, Sequence
+
+from segformer3d.data_check.facts import CaseFacts
+from segformer3d.data_check.rules import ALIKE, BOTH_SIDES, HELD_OUT, Finding
+from segformer3d.dataset import DEFAULT_VALIDATION_SHARE, split
+from segformer3d.layouts.files import CaseFiles
+
+
+def validation_names(files: Sequence[CaseFiles]) -> set[str]:
+    """The cases that a site validates with, as training divides them."""
+    return {case.name for case in split(files, DEFAULT_VALIDATION_SHARE)[1]}
+
+
+def check_sides(cases: Sequence[CaseFacts], files: Sequence[CaseFiles]) -> Iterator[Finding]:
+    """Patients of whom some cases are to train on and some to validate with."""
+    validation = validation_names(files)
+    by_patient: dict[str, list[str]] = {}
+    for case in cases:
+        by_patient.setdefault(case.patient, []).append(case.name)
+    for patient, names in by_patient.items():
+        kept = [name for name in names if name in validation]
+        if 0 < len(kept) < len(names):
+            trained = [name for name in names if name not in validation]
+            found = f"patient {patient}: {', '.join(trained)} to train on, {', '.join(kept)} to validate with"
+            yield Finding(BOTH_SIDES, None, found)
+
+
+def check_patients(
+    ours: Sequence[CaseFacts], theirs: Sequence[CaseFacts], by_pattern: bool, files: Sequence[CaseFiles]
+) -> Iterator[Finding]:
+    """Patients of the folder who are in the other folder, too.
+
+    Args:
+        ours: the folder's cases.
+        theirs: those of the other folder.
+        by_pattern: whether a pattern told the patients.
+        files: of all of them, in this order. Where neither it nor the pattern says whose a case is, its name stands
+            for the patient, and another hospital may have chosen the same name.
+    """
+    known = {case.name: case.patient is not None or by_pattern for case in files[: len(ours)]}
+    held_out = {case.patient: case.name for case in theirs}
+    for case in ours:
+        if case.patient in held_out:
+            rule = HELD_OUT if known[case.name] else ALIKE
+            what = "patient" if known[case.name] else "name"
+            yield Finding(rule, case.name, f"its {what} is in the other folder ({held_out[case.patient]})")

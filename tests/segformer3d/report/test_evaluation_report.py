@@ -1,0 +1,95 @@
+"""The report on an evaluation: numbers worked by hand are in it, it says that it stays, and it looks right."""
+
+import re
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from segformer3d.cases import CaseFiles
+from segformer3d.evaluation import evaluate_predictor
+from segformer3d.report.evaluation_report import STAYS, Circumstances, write_evaluation_report
+from segformer3d.tasks import get_task
+
+from ...looks import looks_right
+
+TASK = get_task("hippocampus")
+SHAPE = (24, 20, 16)
+ABOUT = Circumstances("runs/a/model.safetensors", "ab" * 32, "data", "cpu", True, 7, "0.1.0", "2026-01-31")
+DAMAGED = "<script>alert(1)<|script>"
+
+
+def write_case(folder: Path, name: str, wrong: int) -> CaseFiles:
+    """A bar of 10 x 8 x 6 voxels of each structure, whose case's prediction will be `wrong` voxels further along X."""
+    label = np.zeros(SHAPE, np.uint8)
+    label[1:11, 6:14, 2:8], label[1:11, 6:14, 8:14] = 1, 2
+    image = np.random.default_rng(wrong).normal(wrong, 0.01, SHAPE).astype(np.float32)
+    paths = folder / f"{name}.nii.gz", folder / f"{name}_label.nii.gz"
+    for path, data in zip(paths, (image, label), strict=True):
+        nib.save(nib.Nifti1Image(data, np.diag([1.0, 1.0, 1.0, 1.0])), path)
+    return CaseFiles(name, (paths[0],), paths[1])
+
+
+def predict(volume):
+    """Like a model, it sees the image alone, whose mean says how far off it is to be."""
+    wrong = round(float(volume.image.mean()))
+    assert volume.label is not None
+    return np.roll(TASK.structure_masks(volume.label), wrong, axis=1)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluation")
+    cases = [write_case(folder, f"case-{wrong}", wrong) for wrong in range(6)]
+    (folder / "damaged.nii.gz").write_bytes(b"no image")
+    cases.append(CaseFiles(DAMAGED, (folder / "damaged.nii.gz",), cases[0].label))
+    evaluation = evaluate_predictor(predict, TASK, cases, folder / "out", seed=0)
+    write_evaluation_report(evaluation, TASK, ABOUT, folder / "out")
+    return folder / "out"
+
+
+def test_it_says_at_its_head_that_it_stays(written):
+    page, twin = ((written / name).read_text() for name in ("report.html", "report.md"))
+    assert page.index(STAYS) < page.index("<h2")
+    assert twin.index(STAYS) < twin.index("## ")
+
+
+def test_scores_are_those_of_the_cases(written):
+    """A shift by k of 10 voxels leaves Dice 1 - k/10: of k = 0 to 5 the mean is 0.75, the worst 0.5."""
+    text = (written / "report.md").read_text()
+    assert re.search(r"^- mean Dice: \*\*0\.750\*\* \(0\.6\d\d to 0\.8\d\d\)$", text, re.M)
+    assert re.search(r"^\| anterior \| 0\.750 ", text, re.M)
+    assert "- worst case: **0.500** (mean Dice of case-5)" in text
+    order = re.findall(r"^\| (case-\d) \|", text, re.M)
+    assert order == [f"case-{wrong}" for wrong in (5, 4, 3, 2, 1, 0)]
+    assert "0.48 / 0.48 ml" in text  # 10 x 8 x 6 mm
+
+
+def test_it_says_what_was_measured_and_how(written):
+    text = (written / "report.md").read_text()
+    for said in (ABOUT.model, ABOUT.model_sha256, "2026-01-31", "6 used, 1 set aside", "averaged", "- device: cpu"):
+        assert said in text
+    assert "arXiv:2404.10156" in text
+    assert "Nature Communications" in text
+
+
+def test_the_page_looks_right(written, browser):
+    looks_right(browser, written / "report.html")
+
+
+def test_a_case_that_is_named_like_a_script_is_shown_by_its_name(written, browser):
+    """As the browser itself understands the page."""
+    browser.look(written / "report.html", (390, 844), "light")
+    assert browser.evaluate("document.scripts.length") == 0
+    cells = browser.evaluate("[...document.querySelectorAll('tbody th')].map(cell => cell.textContent)")
+    assert DAMAGED in cells
+
+
+def test_a_page_that_is_too_wide_is_noticed(tmp_path, browser):
+    """The measurement itself: it must not call everything right."""
+    page = tmp_path / "wide.html"
+    page.write_text("<!DOCTYPE html><meta name=viewport content='width=device-width'><div style='width:900px'>x</div>")
+    view = browser.look(page, (390, 844), "light")
+    assert view.outside
+    assert view.page_width > 390

@@ -1,0 +1,151 @@
+"""`segfed evaluate` as a coordinator uses it: two trained models compared, groups of cases, and one line for mistakes.
+
+Oracle: the numbers of the files against each other, and against the better training of the better model.
+"""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from segformer3d.checkpoint import load_task, save
+from segformer3d.model import build
+from segformer3d.tasks import get_task
+
+from .test_command_line import config, dataset, one_line, run  # noqa: F401 - some are fixtures
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, dataset, config) -> tuple[Path, Path]:  # noqa: F811
+    """Two models that were trained on the same cases, one much longer than the other."""
+    folder = tmp_path_factory.mktemp("models")
+    faster = folder / "faster.toml"
+    faster.write_text("[training]\nlearning_rate = 0.01\n" + config.read_text())
+    for epochs in (30, 2):
+        out = folder / f"{epochs}-epochs"
+        run("train", "--data", dataset, "--config", faster, "--epochs", epochs, "--out", out)
+    return folder / "30-epochs" / "model.safetensors", folder / "2-epochs" / "model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def strata(tmp_path_factory, dataset) -> Path:  # noqa: F811
+    path = tmp_path_factory.mktemp("strata") / "scanners.csv"
+    names = sorted(entry.name.removesuffix(".nii.gz") for entry in (dataset / "imagesTr").iterdir())
+    path.write_text(
+        "case,scanner\n" + "".join(f"{name},{'GE' if n < 12 else 'Philips'}\n" for n, name in enumerate(names))
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory, models, strata, dataset) -> tuple[Path, str]:  # noqa: F811
+    out = tmp_path_factory.mktemp("compared")
+    better, worse = models
+    words = ["--model", better, "--against", worse, "--data", dataset, "--strata", strata, "--out", out]
+    return out, run("evaluate", *words, "--protocol", "whole-scan").stdout
+
+
+def test_two_trained_models_are_compared_with_intervals_and_a_p_value(compared: tuple[Path, str], models):
+    folder, printed = compared
+    told = json.loads((folder / "comparison.json").read_text())
+    scores = json.loads((folder / "metrics.json").read_text())
+    mean = told["differences"][0]
+    assert (mean["structure"], mean["metric"], told["cases"]) == ("mean", "dice", 16)
+    assert mean["difference"]["mean"] == pytest.approx(scores["mean_dice"] - told["mean_dice"])
+    assert mean["difference"]["low"] > 0
+    assert mean["wins"] > mean["losses"]
+    assert mean["p_value"] < 0.01
+    for structure in told["differences"][1:]:
+        assert structure["p_holm"] >= structure["p_value"]
+    assert told["against"] == str(models[1])
+    assert "won / lost / tied" in printed
+    assert "protocol whole-scan" in printed
+
+
+def test_groups_add_up_to_all_cases(compared: tuple[Path, str]):
+    folder, printed = compared
+    strata = json.loads((folder / "metrics.json").read_text())["strata"]
+    scanners = {s["group"]: s for s in strata if s["by"] == "scanner" and s["structure"] == "mean"}
+    assert {group: (s["count"], s["enough"]) for group, s in scanners.items()} == {
+        "GE": (12, True),
+        "Philips": (4, False),
+    }
+    assert scanners["Philips"]["dice"]["mean"] is None
+    sizes = [s["count"] for s in strata if s["by"] == "size" and s["structure"] == "first"]
+    assert sum(sizes) == 16
+    with (folder / "cases.csv").open(encoding="utf-8", newline="") as file:
+        assert {row["scanner"] for row in csv.DictReader(file)} == {"GE", "Philips"}
+    assert "Philips" in printed
+
+
+def test_probabilities_are_calibrated_against_what_is_there(compared: tuple[Path, str]):
+    folder, _ = compared
+    calibration = json.loads((folder / "metrics.json").read_text())["calibration"]
+    for told in calibration.values():
+        assert 0 <= told["expected_error"] <= 1
+        filled = [entry for entry in told["bins"] if entry["voxels"]]
+        assert all(entry["low"] <= entry["mean_probability"] <= entry["high"] for entry in filled)
+        assert filled[-1]["observed"] > filled[0]["observed"]
+
+
+def other_task(tmp_path: Path) -> Path:
+    task = get_task("hippocampus")
+    torch.manual_seed(0)
+    save(tmp_path / "other.safetensors", build(task.model), task)
+    return tmp_path / "other.safetensors"
+
+
+def test_mistakes_are_one_line_and_leave_nothing(models, dataset, tmp_path):  # noqa: F811
+    model, out = models[0], tmp_path / "out"
+    wrong = tmp_path / "wrong.csv"
+    wrong.write_text("patient,scanner\n")
+    few = tmp_path / "few.csv"
+    few.write_text("case,scanner\ncase_00,GE\n")
+    name = load_task(model).name
+    for words, said in (
+        (["--protocol", "foo"], f"task {name} has no protocol 'foo'; it has whole-scan"),
+        (["--against", other_task(tmp_path)], "only models of one task can be compared"),
+        (["--against", tmp_path / "none.safetensors"], "there is no checkpoint"),
+        (["--strata", wrong], "the first line of"),
+        (["--strata", few], "no row of case case_01 and of 14 more"),
+        (["--strata", tmp_path / "none.csv"], "cannot read"),
+        (["--data", tmp_path], "is of no known layout"),
+    ):
+        data = [] if "--data" in words else ["--data", dataset]
+        assert said in one_line(run("evaluate", "--model", model, *data, *words, "--out", out, code=1))
+    assert not out.exists()
+
+
+def test_no_labelled_case_is_one_line(models, make_dataset, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "dataset.json").write_text(json.dumps({"training": []}))
+    line = one_line(run("evaluate", "--model", models[0], "--data", folder, "--out", tmp_path / "out", code=1))
+    assert "lists no case" in line
+
+
+def part_of(scans: Path, folder: Path, cases: slice) -> Path:
+    """A dataset of some cases of another, whose files stay where they are."""
+    described = json.loads((scans / "dataset.json").read_text())
+    entries = [{kind: str(scans / name) for kind, name in entry.items()} for entry in described["training"][cases]]
+    folder.mkdir()
+    (folder / "dataset.json").write_text(json.dumps({**described, "training": entries}))
+    return folder
+
+
+@pytest.mark.slow
+def test_longer_training_on_hippocampi_is_better_and_the_test_says_so(shared: Path, tmp_path: Path):
+    scans = shared / "data" / "hippocampus"
+    train, held_out = part_of(scans, tmp_path / "train", slice(24)), part_of(scans, tmp_path / "held", slice(176, None))
+    for epochs in (1, 5):
+        run("train", "--data", train, "--epochs", epochs, "--out", tmp_path / f"{epochs}")
+    longer, shorter = (tmp_path / name / "model.safetensors" for name in ("5", "1"))
+    out = tmp_path / "scores"
+    run("evaluate", "--model", longer, "--against", shorter, "--data", held_out, "--out", out)
+    told = json.loads((out / "comparison.json").read_text())
+    assert told["cases"] == 24
+    mean = told["differences"][0]
+    assert mean["difference"]["low"] > 0
+    assert mean["p_value"] < 0.01
