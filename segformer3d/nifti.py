@@ -24,6 +24,9 @@ from segformer3d.errors import CaseError
 
 Affine = NDArray[np.float64]
 
+# 1000 voxels a side: no scan comes near, but a header that gives a spacing in the wrong unit does.
+MOST_VOXELS = 10**9
+
 # isal's stub takes its error for a value.
 _DAMAGED: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error, isal_zlib.error)  # type: ignore[assignment]
 _UNREADABLE = (ImageFileError, HeaderDataError, ValueError, OverflowError, MemoryError)

@@ -20,7 +20,7 @@ from segformer3d.case_checks import check_image, check_labels, for_task
 from segformer3d.config import Triple
 from segformer3d.errors import CaseError
 from segformer3d.layouts.files import CaseFiles
-from segformer3d.nifti import Affine, Scan, read_nifti, to_scan
+from segformer3d.nifti import MOST_VOXELS, Affine, Scan, read_nifti, to_scan
 from segformer3d.task import Task
 
 Image = NDArray[np.float32]
@@ -31,9 +31,6 @@ _Value = TypeVar("_Value", bound=np.generic)
 AFFINE_TOLERANCE_MM = 1e-2
 # A spacing within 1 % of the task's is left alone: interpolating would blur more than the difference.
 SPACING_TOLERANCE = 0.01
-
-# 1000 voxels a side: no scan comes near, but a header that gives a spacing in the wrong unit does.
-MOST_VOXELS = 10**9
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@ Each refusal is one line: what was found, the rule, the remedy. None holds a nam
 """
 
 import math
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +14,9 @@ from segformer3d.dicom.instances import APART, VOLUMES, Instance, Plane
 from segformer3d.dicom.library import DEFLATED, decoder_of
 from segformer3d.dicom.series import Series
 from segformer3d.errors import CaseError
+from segformer3d.nifti import MOST_VOXELS
 
 FEWEST_SLICES = 3
-MOST_VOXELS = 10**9
 # Cosines are written with a few decimals only.
 DIRECTION_TOLERANCE = 1e-3
 LENGTH_TOLERANCE = 1e-3
@@ -88,33 +87,38 @@ def _check_whole(series: Series) -> None:
         raise CaseError("it holds slices of several patients; correct the series UIDs or the patient ids at the source")
     if _differ(series, lambda instance: instance.study):
         raise CaseError("it holds slices of several studies; correct the series UIDs at the source")
+    if _differ(series, lambda instance: instance.frame_of_reference):
+        raise CaseError(
+            "its slices are in several frames of reference; export each of its scans as a series of its own"
+        )
 
 
 def _check_kind(series: Series, modality: str | None) -> None:
-    first = series.instances[0]
-    if {instance.sop_class for instance in series.instances} - set(VOLUMES):
+    found = {VOLUMES.get(instance.sop_class, "") for instance in series.instances}
+    if "" in found:
         raise CaseError("it is no CT, MR or PET scan but another kind of image, such as a screen capture; leave it out")
+    if len(found) > 1:
+        raise CaseError(f"it mixes {' and '.join(sorted(found))}; export each of its scans as a series of its own")
     if any(instance.localizer for instance in series.instances):
         raise CaseError("it is a localizer; leave it out")
     if any(instance.burned_in for instance in series.instances):
         raise CaseError("text is burned into its images, which may name the patient; export the original series")
-    wrong = {instance.photometric for instance in series.instances} - {"MONOCHROME2"}
-    if wrong:
-        raise CaseError(_photometric(min(wrong)))
+    _check_grey({instance.photometric for instance in series.instances})
     if any(instance.looked_up for instance in series.instances):
         raise CaseError("its values need a modality look-up table; export it with rescale slope and intercept instead")
-    found = VOLUMES[first.sop_class]
-    if modality is not None and found != modality:
-        raise CaseError(f"it is a {found} scan; the task takes {modality}")
+    if modality is not None and found != {modality}:
+        raise CaseError(f"it is a {min(found)} scan; the task takes {modality}")
 
 
-def _photometric(wrong: str) -> str:
-    if not wrong:
-        return "some of its files end within the header; export the series again"
-    if wrong == "MONOCHROME1":
-        return "its grey values are inverted (MONOCHROME1), so their scale is unsure; export it as MONOCHROME2"
-    known = wrong if wrong.startswith(("RGB", "YBR", "PALETTE")) else "of an unknown kind"
-    return f"its pixels are {known}; a scan has one grey value a voxel (MONOCHROME2); leave it out"
+def _check_grey(photometric: Set[str]) -> None:
+    if "" in photometric:
+        raise CaseError("some of its files end within the header; export the series again")
+    if "MONOCHROME1" in photometric:
+        raise CaseError(
+            "its grey values are inverted (MONOCHROME1), so their scale is unsure; export it as MONOCHROME2"
+        )
+    if photometric != {"MONOCHROME2"}:
+        raise CaseError("its pixels have colours; a scan has one grey value a voxel (MONOCHROME2); leave it out")
 
 
 def _check_decoders(planes: Sequence[Plane]) -> None:
@@ -242,4 +246,4 @@ def _check_tilt(planes: Sequence[Plane]) -> None:
 
 
 def _differ(series: Series, value: Callable[[Instance], str]) -> bool:
-    return len(Counter(map(value, series.instances))) > 1
+    return len(set(map(value, series.instances))) > 1

@@ -106,17 +106,18 @@ def _import_or_refuse(case: Case, order: Order, pseudonyms: Pseudonyms) -> Mappi
 
 
 def _import(case: Case, order: Order, pseudonyms: Pseudonyms) -> Mapping[str, Any]:
-    """The label first: where it cannot be used, nothing of the case is written."""
+    """Everything is read before anything is written: a case is refused as a whole."""
     label = read_label(case, order.task, order.structures) if order.task else None
+    volumes = [read_voxels(scan) for scan in case.scans]
     images = []
-    for number, scan in enumerate(case.scans):
+    for number, (scan, voxels_IJK) in enumerate(zip(case.scans, volumes, strict=True)):
         file = f"images/{case.name}_{number:04d}.nii.gz" if len(case.scans) > 1 else f"images/{case.name}.nii.gz"
-        voxels_IJK = read_voxels(scan)
         write_nifti(order.out / file, voxels_IJK, scan.grid.affine)
         images.append(describe_image(scan, file, voxels_IJK, pseudonyms))
-    if label is None:
-        return describe_case(case, images, None, notes_of(case))
     file = f"labels/{case.name}.nii.gz"
+    if label is None:
+        (order.out / file).unlink(missing_ok=True)  # of an earlier import
+        return describe_case(case, images, None, notes_of(case))
     write_nifti(order.out / file, label.values, case.scans[0].grid.affine)
     described = describe_label(label, file, pseudonyms)
     return describe_case(case, images, described, [*notes_of(case), *label.notes])

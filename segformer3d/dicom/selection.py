@@ -192,6 +192,8 @@ def _one_of_each(contrasts: Mapping[str, Sequence[Scan]], wishes: Sequence[Wish]
                 "narrower, or leave one out"
             )
     scans = tuple(contrasts[wish.name][0] for wish in wishes)
+    if len({scan.first.patient for scan in scans}) > 1:
+        raise CaseError("the study holds series of several patients; correct the patient ids at the source")
     for wish, scan in zip(wishes[1:], scans[1:], strict=True):
         if not scans[0].grid.same(scan.grid):
             raise CaseError(

@@ -137,14 +137,15 @@ def _by_series(instances: Iterable[Instance]) -> list[list[Instance]]:
 
 
 def _without_copies(instances: Sequence[Instance]) -> tuple[list[Instance], int, Counter[str]]:
-    """Each object once, how many copies there were, and by series how many objects are there in two versions."""
+    """Each object once, how many copies there were, and by series how many objects are there in several versions."""
     versions: defaultdict[str, list[Instance]] = defaultdict(list)
     for instance in instances:
         versions[instance.uid].append(instance)
-    conflicting = Counter(
-        same[0].series for same in versions.values() if len(same) > 1 and len({_digest(i.path) for i in same}) > 1
-    )
-    return [same[0] for same in versions.values()], len(instances) - len(versions), conflicting
+    different = [
+        list({_digest(i.path): i for i in same}.values()) if len(same) > 1 else same for same in versions.values()
+    ]
+    unique = [instance for same in different for instance in same]
+    return unique, len(instances) - len(unique), Counter(same[0].series for same in different if len(same) > 1)
 
 
 def _digest(path: Path) -> bytes:

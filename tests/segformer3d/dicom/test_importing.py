@@ -5,6 +5,7 @@ import json
 import re
 import stat
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,25 @@ def test_a_case_whose_label_cannot_be_used_is_refused_as_a_whole(tmp_path: Path)
     assert len(list((tmp_path / "out" / "images").iterdir())) == 1
 
 
+def test_a_case_with_one_broken_contrast_leaves_no_file(tmp_path: Path) -> None:
+    write_study(tmp_path / "in" / "bad", "FLAIR", "T1")
+    write_study(tmp_path / "in" / "good", "FLAIR", "T1")
+    path = tmp_path / "in" / "bad" / "1" / "IM0002"
+    path.write_bytes(path.read_bytes()[:-5])
+    imported = run(tmp_path / "in", out=tmp_path / "out", contrasts=CONTRASTS)
+    assert "is truncated or damaged" in by_reason(imported)[0]
+    assert len(list((tmp_path / "out" / "images").iterdir())) == 2
+
+
+def test_a_label_that_is_gone_is_removed(tmp_path: Path) -> None:
+    path = write_seg(tmp_path / "in" / "seg.dcm", write_series(tmp_path / "in" / "a"), masks())
+    run(tmp_path / "in", out=tmp_path / "out", task=HIPPOCAMPUS)
+    assert len(list((tmp_path / "out" / "labels").iterdir())) == 1
+    path.unlink()
+    run(tmp_path / "in", out=tmp_path / "out", task=HIPPOCAMPUS)
+    assert list((tmp_path / "out" / "labels").iterdir()) == []
+
+
 def test_what_headers_announce_is_noted(tmp_path: Path) -> None:
     """The end of a transfer that broke off shows in nothing but this number."""
     write_series(
@@ -159,6 +179,14 @@ def test_a_study_without_one_series_for_each_contrast_is_refused(
     imported = run(tmp_path / "in", out=tmp_path / "out", contrasts=CONTRASTS)
     assert len(imported.cases) == 1
     assert any(text.startswith(reason) for text in by_reason(imported))
+
+
+def test_a_study_of_two_patients_is_refused(tmp_path: Path) -> None:
+    study = Study()
+    write_series(tmp_path / "in" / "0", study=study, description="FLAIR")
+    write_series(tmp_path / "in" / "1", study=replace(study, patient="OTHER"), description="T1")
+    with pytest.raises(DataError, match="the study holds series of several patients"):
+        run(tmp_path / "in", out=tmp_path / "out", contrasts=CONTRASTS)
 
 
 @pytest.mark.parametrize("difference", ["position", "size", "frame of reference"])

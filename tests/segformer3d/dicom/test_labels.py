@@ -9,7 +9,7 @@ import highdicom as hd
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
 from pydicom.sr.codedict import codes
 
@@ -196,6 +196,20 @@ def test_two_labels_of_one_scan_are_refused(tmp_path: Path) -> None:
     slices = write_series(tmp_path / "scan")
     write_seg(tmp_path / "a.dcm", slices, masks())
     write_seg(tmp_path / "b.dcm", slices, masks(1))
+    with pytest.raises(CaseError, match="2 segmentations or structure sets are about it"):
+        label_of(tmp_path)
+
+
+def test_a_label_in_two_versions_is_refused(tmp_path: Path) -> None:
+    """Under one UID: nothing says which is meant. The same file twice is one label."""
+    slices = write_series(tmp_path / "scan")
+    path = write_seg(tmp_path / "a" / "seg.dcm", slices, masks())
+    (tmp_path / "b").mkdir()
+    shutil.copy(path, tmp_path / "b" / "seg.dcm")
+    assert label_of(tmp_path).notes == ()
+    changed = dcmread(path)
+    changed.PixelData = bytes(len(changed.PixelData))
+    changed.save_as(tmp_path / "b" / "seg.dcm")
     with pytest.raises(CaseError, match="2 segmentations or structure sets are about it"):
         label_of(tmp_path)
 

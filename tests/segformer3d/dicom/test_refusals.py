@@ -12,6 +12,7 @@ from pydicom.data import get_testdata_file
 from pydicom.pixels import get_decoder
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import (
+    CTImageStorage,
     DeflatedExplicitVRLittleEndian,
     HTJ2KLossless,
     JPEGLosslessSV1,
@@ -190,9 +191,12 @@ def test_a_size_that_no_scan_has(tmp_path: Path) -> None:
         (set_on(-1, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "it is a localizer; leave it out"),
         (set_on(2, BurnedInAnnotation="YES"), "text is burned into its images"),
         (set_on(-1, PhotometricInterpretation="MONOCHROME1"), "inverted (MONOCHROME1)"),
-        (set_on(1, PhotometricInterpretation="RGB", SamplesPerPixel=3), "its pixels are RGB with 3 samples"),
-        (set_on(-1, PhotometricInterpretation="PALETTE COLOR"), "its pixels are PALETTE COLOR"),
-        (set_on(-1, PhotometricInterpretation="DOE JONATHAN"), "its pixels are of an unknown kind"),
+        (set_on(1, PhotometricInterpretation="RGB", SamplesPerPixel=3), "its pixels have colours"),
+        (set_on(-1, PhotometricInterpretation="PALETTE COLOR"), "its pixels have colours"),
+        (set_on(-1, PhotometricInterpretation="DOE JONATHAN"), "its pixels have colours"),
+        (set_on(-1, SamplesPerPixel=3), "its pixels have colours"),
+        (set_on(2, SOPClassUID=CTImageStorage), "it mixes CT and MR"),
+        (set_on(2, FrameOfReferenceUID="1.2.3"), "its slices are in several frames of reference"),
         (without("PhotometricInterpretation", 1), "some of its files end within the header"),
         (set_on(-1, SOPClassUID=SecondaryCaptureImageStorage), "such as a screen capture"),
         (set_on(2, SOPClassUID=SecondaryCaptureImageStorage), "such as a screen capture"),
