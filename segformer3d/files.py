@@ -6,14 +6,16 @@ that a crash, a full disk or Ctrl-C never leaves half a file under a name that s
 
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from segformer3d.errors import SegfedError
 
+T = TypeVar("T")
 Buffer = bytes | memoryview
 BUFFER = 2**20  # bytes; a model has hundreds of small tensors
 
@@ -63,6 +65,29 @@ def write_atomic(path: Path, write: Callable[[Path], object], over: Path | None 
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def write_whole(place: Path, write: Callable[[Path], T]) -> T:
+    """Have `write` fill a folder of another name, then give it its own: a folder that has its name is whole.
+
+    Returns:
+        What `write` returns.
+
+    Raises:
+        StorageError: it cannot be written; nothing of it is left.
+    """
+    unfinished = place.with_name(f"{place.name}.unfinished")
+    with storage_errors(unfinished):
+        if unfinished.exists():
+            shutil.rmtree(unfinished)
+    try:
+        written = write(unfinished)
+        with storage_errors(place):
+            unfinished.rename(place)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    return written
 
 
 def write_bytes(path: Path, content: bytes) -> None:

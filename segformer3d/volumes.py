@@ -75,7 +75,7 @@ def read_case(files: CaseFiles, task: Task) -> Volume:
     parts = [_read(path, "image") for path in files.images]
     _check_grids(parts, "the images of its contrasts")
     image = np.concatenate([_channels(part) for part in parts])
-    _check_image(image, task)
+    check_image(image, task)
     label = None
     if files.label is not None:
         label_part = _read(files.label, "label")
@@ -157,7 +157,12 @@ def _check_grids(parts: Sequence[_Part], what: str) -> None:
             raise CaseError(f"{what} differ in position, orientation or spacing (their affines disagree)")
 
 
-def _check_image(image: Image, task: Task) -> None:
+def check_image(image: Image, task: Task) -> None:
+    """See that an image (C, X, Y, Z) is what the task takes.
+
+    Raises:
+        CaseError: the number of contrasts is wrong, a voxel is not finite, or a contrast is empty.
+    """
     if image.shape[0] != len(task.modalities):
         raise CaseError(
             f"the image has {image.shape[0]} contrasts; task {task.name} takes {len(task.modalities)} "
