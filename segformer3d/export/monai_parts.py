@@ -103,6 +103,8 @@ class ToTaskGridd(MapTransform, InvertibleTransform):  # type: ignore[misc]
             if size != wanted:
                 slabs = resample(iter([values_KXYZ.as_tensor()]), size, wanted)
                 moved[key] = _like(torch.cat(list(slabs), dim=1), values_KXYZ)
+                with self.trace_transform(False):  # what moves is the affine alone
+                    self.push_transform(moved[key], affine=scale_affine(size, wanted))
         return moved
 
 
