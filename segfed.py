@@ -16,6 +16,7 @@ from typing import Any
 from segformer3d.data_options import data_options
 from segformer3d.dicom.options import predict_options
 from segformer3d.errors import ConfigurationError, SegfedError
+from segformer3d.export.options import EXPORT, export_options
 from segformer3d.toml_file import read_toml
 
 
@@ -46,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
         ("train", _train_options, "train on one folder of cases, without a federation", _TRAIN),
         ("predict", _predict_options, "write label maps for images", _PREDICT),
         ("evaluate", _evaluate_options, "measure a model on labelled cases", _EVALUATE),
+        ("export", export_options, "a model for other programs: MONAI, PyTorch, ONNX; with a model card", EXPORT),
         ("site", _site_options, "a hospital's end of a federation", _SITE),
         ("server", _server_options, "the coordinator's end of a federation", _SERVER),
         ("privacy", _privacy_options, "what a claim of privacy is worth", _PRIVACY),
@@ -325,6 +327,7 @@ COMMANDS: Mapping[str, Callable[[dict[str, Any]], None]] = {
     "warm-start": partial(_do, "simulations.warm_start:warm_start_and_print"),
     "predict": partial(_do, "segformer3d.commands:predict_and_print"),
     "evaluate": partial(_do, "segformer3d.commands:evaluate_and_print"),
+    "export": partial(_do, "segformer3d.export.commands:export_and_print"),
     "site": partial(_do, _SITE_DEEDS),
     "server": partial(_do, _SERVER_DEEDS),
     "privacy": partial(_do, _PRIVACY_DEEDS),

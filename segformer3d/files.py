@@ -11,10 +11,11 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from segformer3d.errors import SegfedError
 
+T = TypeVar("T")
 Buffer = bytes | memoryview
 BUFFER = 2**20  # bytes; a model has hundreds of small tensors
 
@@ -70,6 +71,29 @@ def write_atomic(path: Path, write: Callable[[Path], object], over: Path | None 
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def write_whole(place: Path, write: Callable[[Path], T]) -> T:
+    """Have `write` fill a folder of another name, then give it its own: a folder that has its name is whole.
+
+    Returns:
+        What `write` returns.
+
+    Raises:
+        StorageError: it cannot be written; nothing of it is left.
+    """
+    unfinished = place.with_name(f"{place.name}.unfinished")
+    with storage_errors(unfinished):
+        if unfinished.exists():
+            shutil.rmtree(unfinished)
+    try:
+        written = write(unfinished)
+        with storage_errors(place):
+            unfinished.rename(place)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    return written
 
 
 def write_bytes(path: Path, content: bytes) -> None:
