@@ -15,13 +15,14 @@ import torch
 from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 from numpy.typing import NDArray
 
+from segformer3d.benchmark_tasks import HIPPOCAMPUS
 from segformer3d.cases import find_images
 from segformer3d.errors import CaseError
 from segformer3d.export.bundle import write_bundle
 from segformer3d.export.card import Card
 from segformer3d.model import SegFormer3D
-from segformer3d.prediction import predict_cases
-from segformer3d.tasks import HIPPOCAMPUS, Structure, Task
+from segformer3d.prediction import NIFTI, predict_cases
+from segformer3d.tasks import Structure, Task
 
 from .conftest import MakeModel
 
@@ -83,7 +84,7 @@ def run_process(bundle: Path, images: Path, out: Path, elsewhere: Path) -> str:
 
 def assert_same_labels(model: SegFormer3D, task: Task, images: Path, labels: Path, scratch: Path) -> None:
     """The label maps are those of `segfed predict`: names, types, positions and every voxel."""
-    ours, aside = predict_cases(model, task, find_images(images), scratch, CPU, lambda _: None)
+    ours, aside = predict_cases(model, task, find_images(images), scratch, CPU, lambda _: None, way=NIFTI)
     assert not aside
     assert sorted(path.name for path in labels.iterdir()) == sorted(prediction.path.name for prediction in ours)
     for prediction in ours:
