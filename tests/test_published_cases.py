@@ -17,6 +17,17 @@ from tests.test_command_line import TINY, one_line, run
 EXAMPLE = Path(__file__).resolve().parents[1] / "docs" / "examples" / "brain-metastases.toml"
 FREE = ("patient001", "patient004", "patient005", "patient006")
 AFFINE = np.diag([-1.52, -1.52, 6.35, 1.0])
+TINY_MODEL = {
+    "embed_dims": [8, 16],
+    "num_heads": [1, 2],
+    "mlp_ratios": [2, 2],
+    "depths": [1, 1],
+    "sr_ratios": [1, 1],
+    "patch_kernel_size": [3, 3],
+    "patch_stride": [2, 2],
+    "patch_padding": [1, 1],
+    "decoder_head_embedding_dim": 16,
+}
 PATIENTS = tuple(held_out_of("acdc").names)
 
 
@@ -51,9 +62,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained model of the heart."""
-    changes = {"embed_dims": [8, 16], "num_heads": [1, 2], "mlp_ratios": [2, 2], "depths": [1, 1], "sr_ratios": [1, 1]}
-    kernels = {"patch_kernel_size": [3, 3], "patch_stride": [2, 2], "patch_padding": [1, 1]}
-    task = adjust(get_task("acdc"), {**changes, **kernels, "decoder_head_embedding_dim": 16}, {"patch": [12, 12, 6]})
+    task = adjust(get_task("acdc"), TINY_MODEL, {"patch": [12, 12, 6]})
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
     torch.manual_seed(0)
     save(path, build(task.model, task.output_bias), task)
@@ -121,22 +130,45 @@ def test_ones_own_task_is_trained_evaluated_and_simulated(tmp_path: Path, config
     assert f"{task}: structure 'left ventricle' of task 'left-ventricle' must use labels of" in line
 
 
+def write_brats_2023(folder: Path, case: str) -> None:
+    generator, label = np.random.default_rng(0), np.zeros((14, 14, 8), np.int16)
+    label[3:6, 3:9, 2:6], label[6:9, 3:9, 2:6] = 2, 3
+    (folder / case).mkdir(parents=True)
+    for name in ("t1n", "t1c", "t2w", "t2f", "seg"):
+        array = label if name == "seg" else 100 * label + generator.integers(50, 90, label.shape).astype(np.int16)
+        nib.save(nib.Nifti1Image(array, np.eye(4)), folder / case / f"{case}-{name}.nii.gz")
+
+
 def test_the_example_of_ones_own_task_is_trained_and_predicts(tmp_path: Path, config: Path) -> None:
     """On folders named as those of BraTS 2023, of which it takes two contrasts by name."""
-    for case in ("BraTS-MET-00001-000", "BraTS-MET-00002-000"):
-        generator, label = np.random.default_rng(0), np.zeros((14, 14, 8), np.int16)
-        label[3:6, 3:9, 2:6], label[6:9, 3:9, 2:6] = 2, 3
-        place = tmp_path / "data" / case
-        place.mkdir(parents=True)
-        for name in ("t1n", "t1c", "t2w", "t2f", "seg"):
-            array = label if name == "seg" else 100 * label + generator.integers(50, 90, label.shape).astype(np.int16)
-            nib.save(nib.Nifti1Image(array, np.eye(4)), place / f"{case}-{name}.nii.gz")
+    for number in (1, 2):
+        write_brats_2023(tmp_path / "data", f"BraTS-MET-0000{number}-000")
     asked = ["--data", tmp_path / "data", "--task", EXAMPLE, "--config", config]
     run("train", *asked, "--epochs", 1, "--out", tmp_path / "model")
     model = tmp_path / "model" / "model.safetensors"
     assert load_task(model).modalities == ("t1ce", "flair")
     run("predict", "--model", model, "--image", tmp_path / "data", "--out", tmp_path / "labels")
     assert len(list((tmp_path / "labels").iterdir())) == 2
+
+
+def test_a_model_of_one_brats_is_measured_on_the_labels_of_another(tmp_path: Path) -> None:
+    """The images are alike; `--task` says what the labels mean."""
+    older = adjust(get_task("brats2021"), TINY_MODEL, {"patch": [12, 12, 8]})
+    torch.manual_seed(0)
+    save(tmp_path / "model.safetensors", build(older.model, older.output_bias), older)
+    write_brats_2023(tmp_path / "data", "BraTS-GLI-00001-000")
+    asked = [
+        "evaluate",
+        "--model",
+        tmp_path / "model.safetensors",
+        "--data",
+        tmp_path / "data",
+        "--out",
+        tmp_path / "out",
+    ]
+    assert "named as those of task brats2023, whose label values mean other things" in one_line(run(*asked, code=1))
+    run(*asked, "--task", "brats2023")
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["cases"] == 1
 
 
 @pytest.mark.parametrize("command", ["train", "simulate"])

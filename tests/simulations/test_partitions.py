@@ -341,3 +341,60 @@ def test_a_task_without_a_protocol_holds_out_a_share(tmp_path):
     source = hearts(tmp_path / "source", (*PUBLISHED[:3], *OTHERS))
     folders = write_partition(source, tmp_path / "sites", "iid", sites=2, seed=0, task="left-ventricle")
     assert len(patients_in(folders.held_out)) == 2
+
+
+# --- Layouts ---------------------------------------------------------------------------------------------------------
+
+
+def write_files(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"scan")
+
+
+def as_nnunet(folder):
+    for case in "abcdef":
+        write_files(folder, f"imagesTr/{case}_0000.nii.gz", f"imagesTr/{case}_0001.nii.gz", f"labelsTr/{case}.nii.gz")
+    described = {"channel_names": {"0": "T1", "1": "FLAIR"}, "labels": {"background": 0, "lesion": 1}, "numTraining": 6}
+    (folder / "dataset.json").write_text(json.dumps(described))
+
+
+def as_nnunet_of_one_channel(folder):
+    for case in "abcdef":
+        write_files(folder, f"imagesTr/{case}_0000.nii.gz", f"labelsTr/{case}.nii.gz")
+    described = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "mass": 1}, "numTraining": 6}
+    (folder / "dataset.json").write_text(json.dumps(described))
+
+
+def as_brats(folder):
+    for patient in "12345":
+        for visit in ("000", "001"):
+            case = f"BraTS-GLI-0000{patient}-{visit}"
+            write_files(folder, *[f"{case}/{case}-{kind}.nii.gz" for kind in ("t1n", "t1c", "t2w", "t2f", "seg")])
+
+
+def as_btcv(folder):
+    for number in range(5, 11):
+        write_files(folder, f"img/img{number:04d}.nii.gz", f"label/label{number:04d}.nii.gz")
+
+
+def as_bids(folder):
+    for subject in "abcdef":
+        name = f"sub-{subject}/anat/sub-{subject}"
+        write_files(folder, f"{name}_T1w.nii.gz", f"{name}_FLAIR.nii.gz", f"derivatives/x/{name}_dseg.nii.gz")
+    rows = [f"sub-{subject}\tLeeds" for subject in "abcdef"]
+    (folder / "participants.tsv").write_text("\n".join(["participant_id\tsite", *rows]))
+
+
+@pytest.mark.parametrize("write", [as_nnunet, as_nnunet_of_one_channel, as_brats, as_btcv, as_bids])
+def test_every_layout_is_dealt_so_that_a_site_finds_the_same_cases(tmp_path, write):
+    def told(case):
+        return case.name, [path.name for path in case.images], case.label.name, case.patient, case.contrasts, case.facts
+
+    write(tmp_path / "source")
+    cases = find_cases(tmp_path / "source")
+    folders = write_partition(tmp_path / "source", tmp_path / "sites", "iid", sites=2, seed=0)
+    places = [find_cases(folder) for folder in (*folders.sites, folders.held_out)]
+    assert sorted(told(case) for place in places for case in place) == sorted(told(case) for case in cases)
+    patients = [{case.patient or case.name for case in place} for place in places]
+    assert sum(map(len, patients)) == len(set.union(*patients)), "no patient is in two places"
