@@ -175,7 +175,7 @@ def test_an_evaluation_takes_less_than_4_gb(tmp_path: Path, folder: Path) -> Non
 
 
 def test_an_evaluation_of_a_part_takes_a_part_of_it(tmp_path: Path, files: CaseFiles) -> None:
-    """The middle of the case, an eighth of it, and a narrow model; most of what is allowed is PyTorch and MONAI."""
+    """The middle of the case, a twelfth of it, and a narrow model; most of what is allowed is PyTorch and MONAI."""
     assert files.label is not None
     for path in (*files.images, files.label):
         source = nib.load(path)
