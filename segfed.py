@@ -13,7 +13,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from segformer3d.data_options import data_options
+from segformer3d.dicom.options import predict_options
 from segformer3d.errors import ConfigurationError, SegfedError
+from segformer3d.export.options import EXPORT, export_options
 from segformer3d.toml_file import read_toml
 
 
@@ -40,9 +43,11 @@ def parser() -> argparse.ArgumentParser:
     for name, options, short, long in (
         ("simulate", _simulate_options, "a federation of hospitals on this machine", _SIMULATE),
         ("warm-start", _warm_start_options, "a model from made-up patients, for private runs", _WARM_START),
+        ("data", data_options, "bring a hospital's data: import, check, prepare", _DATA),
         ("train", _train_options, "train on one folder of cases, without a federation", _TRAIN),
         ("predict", _predict_options, "write label maps for images", _PREDICT),
         ("evaluate", _evaluate_options, "measure a model on labelled cases", _EVALUATE),
+        ("export", export_options, "a model for other programs: MONAI, PyTorch, ONNX; with a model card", EXPORT),
         ("site", _site_options, "a hospital's end of a federation", _SITE),
         ("server", _server_options, "the coordinator's end of a federation", _SERVER),
         ("privacy", _privacy_options, "what a claim of privacy is worth", _PRIVACY),
@@ -65,8 +70,10 @@ _WARM_START = (
     "Make up cases of a task (no patient is behind them) and train on them: a model for private runs to begin with."
 )
 _TRAIN = "Train on the cases of one folder: the pooled or single-site baseline."
+_DATA = "Bring a hospital's data: import DICOM series, check what a folder holds, prepare it ahead of a run."
 _PREDICT = "Write NAME.nii.gz for each image, in the image's own space, orientation and spacing."
 _EVALUATE = "Dice, HD95 (mm) and surface Dice of a model on labelled cases, by a protocol and beside a second model."
+_MIRROR = "average mirrored copies too (default: as the task says)"
 _SITE = "Join a federation from a hospital: init, check, join, status. Only outbound connections are made."
 _SERVER = "Coordinate a federation of hospitals: init, add-site, start, run, status, stop, export."
 _PRIVACY = (
@@ -124,6 +131,8 @@ def _train_options(command: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, metavar="S", help="of everything random (default 0)")
     add("--validation-share", type=float, default=0.1, metavar="SHARE", help="share to measure on (default 0.1)")
     add("--leave-out-published", action="store_true", help=_LEAVE_OUT)
+    add("--quarantine", metavar="FILE", help="list of cases that are not used, beside quarantine.csv in the folder")
+    add("--cache", metavar="DIR", help="where prepared cases are kept (default: cache in --out)")
     add("--workers", type=int, default=0, metavar="N", help="processes that read cases and cut patches (default 0)")
     add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)")
     add("--config", metavar="FILE", help="TOML file with tables [training], [model], [grid]")
@@ -133,13 +142,10 @@ def _train_options(command: argparse.ArgumentParser) -> None:
 def _predict_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--model", metavar="FILE", required=True, help="model file")
-    add("--image", metavar="PATH", required=True, help="one NIfTI image, or a folder of them")
+    add("--image", metavar="PATH", required=True, help="one NIfTI image, a folder of them, or DICOM series")
     add("--task", metavar="NAME", help="for models that do not say their task")
-    add(
-        "--mirror",
-        action=argparse.BooleanOptionalAction,
-        help="average mirrored copies too (default: as the task says)",
-    )
+    predict_options(command)
+    add("--mirror", action=argparse.BooleanOptionalAction, help=_MIRROR)
     add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)")
     add("--out", metavar="DIR", required=True, help="folder for the label maps")
 
@@ -150,11 +156,7 @@ def _evaluate_options(command: argparse.ArgumentParser) -> None:
     add("--data", metavar="DIR", required=True, help="labelled cases, in any layout of docs/data.md")
     add("--task", metavar="NAME", help="for models that do not say their task, or data of another challenge")
     add("--cases", default="all", metavar="WHICH", help="all, or published (held out by the published protocol)")
-    add(
-        "--mirror",
-        action=argparse.BooleanOptionalAction,
-        help="average mirrored copies too (default: as the task says)",
-    )
+    add("--mirror", action=argparse.BooleanOptionalAction, help=_MIRROR)
     add(
         "--protocol",
         metavar="NAME",
@@ -296,6 +298,11 @@ _SERVER_DEEDS = {
 }
 
 
+_DATA_DEEDS = {
+    "import": "segformer3d.dicom.commands:import_and_print",
+    "check": "segformer3d.data_check.commands:check_and_print",
+    "prepare": "segformer3d.filling:prepare_and_print",
+}
 _PRIVACY_DEEDS = {
     "verify": "client.privacy.verify_commands:verify_and_print",
     "audit": "client.privacy.audit_commands:audit_and_print",
@@ -313,24 +320,19 @@ def _do(told: str | Mapping[str, str], arguments: dict[str, Any]) -> None:
     getattr(import_module(module), function)(**arguments)
 
 
-def _audit(arguments: dict[str, Any]) -> None:
-    from segformer3d.audit import verify
-
-    found = verify(Path(arguments["file"]))
-    print(f"{found.lines} lines hang together; the digest of the last is {found.digest}")
-
-
 COMMANDS: Mapping[str, Callable[[dict[str, Any]], None]] = {
     "simulate": _simulate,
+    "data": partial(_do, _DATA_DEEDS),
     "train": _train,
     "warm-start": partial(_do, "simulations.warm_start:warm_start_and_print"),
     "predict": partial(_do, "segformer3d.commands:predict_and_print"),
     "evaluate": partial(_do, "segformer3d.commands:evaluate_and_print"),
+    "export": partial(_do, "segformer3d.export.commands:export_and_print"),
     "site": partial(_do, _SITE_DEEDS),
     "server": partial(_do, _SERVER_DEEDS),
     "privacy": partial(_do, _PRIVACY_DEEDS),
     "ledger": partial(_do, _LEDGER_DEEDS),
-    "audit": _audit,
+    "audit": partial(_do, {"verify": "segformer3d.audit:verify_and_print"}),
 }
 
 

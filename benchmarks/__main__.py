@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.data import describe_data, measure_data
 from benchmarks.deployment import describe_deployment, measure_deployment
 from benchmarks.federations import describe_federations, measure_federations
 from benchmarks.inference import describe_inference, measure_inference
@@ -26,6 +27,7 @@ from segformer3d.files import write_json, write_text
 SECTIONS: Mapping[str, tuple[str, Callable[[Settings], Any], Callable[[Any], str]]] = {
     "networks": ("Networks side by side", measure_networks, describe_networks),
     "growth": ("From small volumes to large ones", measure_growth, describe_growth),
+    "data": ("The data gate and the preparation", measure_data, describe_data),
     "inference": ("A whole scan", measure_inference, describe_inference),
     "metrics": ("The scores of a whole scan", measure_metrics, describe_metrics),
     "training": ("Training on real cases", measure_training, describe_training),

@@ -19,12 +19,11 @@ from benchmarks.measure import table
 from segformer3d.cases import find_cases
 from segformer3d.checkpoint import load, load_task
 from segformer3d.evaluation import evaluate
-from segformer3d.files import write_json
+from segformer3d.files import write_json, write_whole
 from segformer3d.inference import choose_device
 from simulations.hippocampus_phantoms import write_hippocampus_phantoms
 from simulations.run import start_simulation
 from simulations.settings import SimulationSettings
-from simulations.site_folders import write_whole
 
 NO_NOISE = 1e5  # an epsilon whose noise is a hundredth of the clipping norm
 START, INFINITY = "start", "infinity"

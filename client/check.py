@@ -5,7 +5,6 @@ certificate, the clock, and at last whether the coordinator knows the site's key
 """
 
 import http.client
-import shutil
 import socket
 import ssl
 import stat
@@ -31,6 +30,7 @@ from client.site_file import PUBLIC_KEY_FILE, SiteFile, read_site_file
 from segformer3d.cases import find_cases
 from segformer3d.dataset import prepare
 from segformer3d.errors import ConfigurationError, DataError, SegfedError
+from segformer3d.files import free_bytes
 from segformer3d.keys import fingerprint, read_certificate, read_public_key
 from segformer3d.tasks import TASKS, Task, task_of_folder
 from segformer3d.terminal import make_console, plain_bytes
@@ -134,6 +134,8 @@ def _check_data(site: SiteFile) -> str:
         site.site.work / "cache",
         workers=site.site.workers,
         leave_out_published=site.site.leave_out_published,
+        quarantine=site.site.quarantine,
+        patient_pattern=site.site.patient_pattern,
     )
     aside = f"; set aside: {', '.join(f'{item.case} ({item.reason})' for item in data.set_aside)}"
     found = f"task {task.name}, {data.describe()}{aside if data.set_aside else ''}"
@@ -155,8 +157,7 @@ def _task_of(site: SiteFile) -> Task | None:
 
 
 def _check_disk(site: SiteFile) -> str:
-    place = next(path for path in (site.site.work, *site.site.work.parents) if path.exists())
-    free = shutil.disk_usage(place).free
+    free = free_bytes(site.site.work)
     if free < LEAST_SPACE:
         raise _Complaint(f"{plain_bytes(free)} free for {site.site.work}", f"free {plain_bytes(LEAST_SPACE)}")
     return f"{plain_bytes(free)} free"

@@ -151,6 +151,8 @@ def _prepare(site: SiteSettings, task: Task, *, private: bool) -> SiteData:
         validation_share=share,
         workers=max(1, site.workers),
         leave_out_published=site.leave_out_published,
+        quarantine=site.quarantine,
+        patient_pattern=site.patient_pattern,
     )
     with _lock:
         _data_of_site.pop((site, task, private), None)

@@ -35,6 +35,7 @@ class SiteSettings:
             and updates weighted; None takes the smaller one that the coordinator asks for.
         patient_pattern: what of a case's name is the patient, a regular expression, see `segformer3d.patients`; None
             takes what the dataset says, or else each case for a patient.
+        quarantine: a list of cases that are not used, beside `quarantine.csv` in the dataset folder.
         leave_out_published: whether the held-out cases of a task's published protocol are left out; else they are
             refused.
 
@@ -53,6 +54,7 @@ class SiteSettings:
     patients: int | None = None
     patient_pattern: str | None = None
     leave_out_published: bool = False
+    quarantine: Path | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not SITE_NAME.fullmatch(self.name):

@@ -14,7 +14,7 @@ from segformer3d.toml_file import read_toml
 
 SITE_FILE, KEY_FILE, PUBLIC_KEY_FILE, CERTIFICATE_FILE = "site.toml", "site.key", "site.pub", "coordinator.crt"
 SITE = "SEGFED_SITE"  # names the folder to the programs that `site join` starts
-_SITE = ("name", "data", "work", "device", "threads", "workers", "leave_out_published")
+_SITE = ("name", "data", "work", "device", "threads", "workers", "leave_out_published", "quarantine")
 _PRIVACY = ("ledger", "patients", "patient_pattern")
 _COORDINATOR = ("address", "certificate", "proxy")
 
@@ -80,6 +80,7 @@ work = "work"             # cache, optimizer states, logs
 device = "auto"           # auto, cpu, cuda or cuda:N
 # threads = 8             # of one computation on the CPU (default: all cores)
 # workers = 0             # processes that read cases and cut patches
+# quarantine = "quarantine.csv"   # cases that are not used, as segfed data check lists them
 # leave_out_published = true   # use no case that a task's published protocol holds out
 
 [coordinator]
@@ -119,6 +120,8 @@ def _parse(folder: Path, values: Mapping[str, Any]) -> SiteFile:
     plain = {name: values[name] for name in _SITE if name in values}
     paths = {"data": folder / values["data"], "work": folder / str(values.get("work", "work"))}
     paths["ledger"] = folder / str(privacy.get("ledger", LEDGER))
+    if "quarantine" in values:
+        paths["quarantine"] = folder / _text(values, "quarantine", "the site file")
     own = {name: privacy[name] for name in ("patients", "patient_pattern") if name in privacy}
     site = SiteSettings(**{**plain, **paths, **own}, limits=SiteLimits(**limits))
     proxy = _text(coordinator, "proxy", "[coordinator]") if "proxy" in coordinator else None

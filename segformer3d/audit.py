@@ -72,6 +72,16 @@ def verify(path: Path) -> Verified:
     return Verified(number, digest)
 
 
+def verify_and_print(file: str) -> None:
+    """Say that a file hangs together.
+
+    Raises:
+        AuditError: it does not, or there is none.
+    """
+    found = verify(Path(file))
+    print(f"{found.lines} lines hang together; the digest of the last is {found.digest}")
+
+
 def _next(path: Path, number: int, before: str, line: bytes) -> str:
     """The digest of a line that follows as it should."""
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 from segformer3d.errors import DataError
 from segformer3d.layouts import acdc, bids, brats, btcv, decathlon, nnunet, plain
 from segformer3d.layouts.files import CaseFiles, Layout, case_name, folders_in, grouped_channels, nifti_files
+from segformer3d.quarantine import QUARANTINE_FILE, with_quarantine
 
 __all__ = ["LAYOUTS", "CaseFiles", "case_name", "find_cases", "find_images"]
 
@@ -29,10 +30,11 @@ Cases = tuple[CaseFiles, ...]
 
 
 def find_cases(folder: Path) -> Cases:
-    """The cases of a dataset folder in any of `LAYOUTS`, sorted by name.
+    """The cases of a dataset folder in any of `LAYOUTS`, sorted by name; those on its quarantine list are marked.
 
     Raises:
         DataError: the folder is missing, broken or of no layout; the text says what was looked for and what is missing.
+            Or its quarantine list cannot be read.
     """
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}; --data takes a folder of labelled cases")
@@ -54,7 +56,9 @@ def find_images(path: Path) -> Cases:
     cases = cases or tuple(CaseFiles(name, files, None) for name, files in grouped_channels(nifti_files(path)).items())
     if not cases:
         near = "".join(f" ({name}: {lacks})" for name, lacks in missing.items() if lacks)
-        raise DataError(f"there is no NIfTI image (.nii or .nii.gz) at {path}, and no dataset of a known layout{near}")
+        raise DataError(
+            f"at {path} there is no NIfTI image (.nii or .nii.gz), no DICOM series, no dataset of a known layout{near}"
+        )
     return cases
 
 
@@ -76,7 +80,12 @@ def _in_order(folder: Path, cases: Cases) -> Cases:
     names = [case.name for case in cases]
     if len(set(names)) != len(names):
         raise DataError(f"{folder} lists a case twice; every image name may stand there once")
-    return tuple(sorted((_with_patient(case) for case in cases), key=lambda case: case.name))
+    listed = folder / QUARANTINE_FILE
+    known = tuple(sorted((_with_patient(case) for case in cases), key=lambda case: case.name))
+    if not listed.exists():
+        return known
+    marked = with_quarantine(known, listed)
+    return tuple(replace(case, sidecars=(*case.sidecars, listed)) if case.quarantined else case for case in marked)
 
 
 def _with_patient(case: CaseFiles) -> CaseFiles:

@@ -4,6 +4,7 @@ A file says which architecture, task and weights it holds; one that is truncated
 checkpoint at all is refused in one line. Nothing is ever unpickled beyond what PyTorch's `weights_only=True` allows.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -136,6 +137,16 @@ def load_state(model: SegFormer3D, state: Mapping[str, Tensor], what: str) -> No
     # A skeleton takes these very tensors for its own, so they must not be the caller's.
     copies = {name: state[name].to(value.dtype, copy=True) for name, value in expected.items()}
     model.load_state_dict(copies, assign=True)
+
+
+def weights_sha256(weights: Mapping[str, Tensor]) -> str:
+    """A hash of a model's weights alone: names, shapes, types and values, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        array = weights[name].numpy()
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -11,13 +11,14 @@ from segformer3d.allocator import keep_freed_memory
 from segformer3d.cases import find_cases, find_images
 from segformer3d.checkpoint import load, load_task
 from segformer3d.dataset import SetAside, SiteData, prepare
+from segformer3d.dicom.library import is_dicom_source
 from segformer3d.errors import ConfigurationError
 from segformer3d.evaluation import Rival, evaluate
 from segformer3d.fit import Fitted, Plan, fit
 from segformer3d.held_out import published_cases
 from segformer3d.inference import choose_device
 from segformer3d.model import SegFormer3D
-from segformer3d.prediction import Prediction, predict_cases
+from segformer3d.prediction import NIFTI, Prediction, Way, predict_cases
 from segformer3d.protocols import choose_protocol
 from segformer3d.report.evaluation_report import Circumstances, write_evaluation_report
 from segformer3d.score_tables import print_groups, print_table
@@ -28,6 +29,7 @@ from segformer3d.terminal import make_console, plain_duration, progress_bar
 from segformer3d.training import Step
 
 CASES = ("all", "published")
+LABEL_FORMATS = ("nifti", "dicom-seg")
 
 
 def train_and_print(
@@ -38,6 +40,8 @@ def train_and_print(
     validation_share: float,
     workers: int,
     leave_out_published: bool,
+    quarantine: str | None,
+    cache: str | None,
     device: str,
     config: Mapping[str, Any],
     out: str,
@@ -64,10 +68,11 @@ def train_and_print(
         cases = prepare(
             Path(data),
             chosen,
-            folder / "cache",
+            folder / "cache" if cache is None else Path(cache),
             validation_share=validation_share,
             workers=max(1, workers),
             leave_out_published=leave_out_published,
+            quarantine=None if quarantine is None else Path(quarantine),
         )
     print_cases(console, cases)
     with progress_bar(console, "training") as bar:
@@ -89,8 +94,17 @@ def train_and_print(
     console.print(f"The model is in {folder / 'model.safetensors'}", soft_wrap=True)
 
 
-def predict_and_print(model: str, image: str, task: str | None, mirror: bool | None, device: str, out: str) -> None:
-    """Write a label map for each image at a path.
+def predict_and_print(
+    model: str,
+    image: str,
+    task: str | None,
+    contrast: Sequence[str],
+    label_format: str,
+    mirror: bool | None,
+    device: str,
+    out: str,
+) -> None:
+    """Write a label for each image at a path: NIfTI, or DICOM series.
 
     Raises:
         SegfedError: the model, the images or the disk are not as they must be.
@@ -98,7 +112,7 @@ def predict_and_print(model: str, image: str, task: str | None, mirror: bool | N
     keep_freed_memory()
     console, where = make_console(), choose_device(device)
     network, chosen = load_model(Path(model), task)
-    cases = find_images(Path(image))
+    cases, refused, way = _find_sources(Path(image), chosen, contrast, label_format, Path(out), console)
     with progress_bar(console, "predicting") as bar:
         count = itertools.count(1)
 
@@ -106,8 +120,35 @@ def predict_and_print(model: str, image: str, task: str | None, mirror: bool | N
             bar.show(next(count), len(cases), "predicting")
             console.print(_prediction_line(result), soft_wrap=True)
 
-        done, aside = predict_cases(network, chosen, cases, Path(out), where, on_case, mirror=mirror)
-    console.print(f"{len(done)} predicted, {len(aside)} set aside; label maps are in {out}", soft_wrap=True)
+        done, aside = predict_cases(network, chosen, cases, Path(out), where, on_case, way=way, mirror=mirror)
+    count_aside = len(refused) + len(aside)
+    console.print(f"{len(done)} predicted, {count_aside} set aside; labels are in {out}", soft_wrap=True)
+
+
+def _find_sources(
+    path: Path, task: Task, contrast: Sequence[str], label_format: str, out: Path, console: Console
+) -> tuple[Sequence[Any], list[SetAside], Way[Any]]:
+    """The cases at a path, what cannot be one, and how they are read and labels written; says what is to be known."""
+    if label_format not in LABEL_FORMATS:
+        raise ConfigurationError(f"--format must be {' or '.join(LABEL_FORMATS)}, got {label_format!r}")
+    if not is_dicom_source(path):
+        if contrast or label_format != "nifti":
+            raise ConfigurationError(f"--contrast and --format dicom-seg need DICOM series; {path} is none")
+        return find_images(path), [], NIFTI
+    from segformer3d.dicom.predicting import WAYS, find_sources
+
+    sources = find_sources(path, task, contrast, out)
+    refused = [SetAside(item.name, item.reason) for item in sources.refused]
+    lines = [
+        *map(_prediction_line, refused),
+        *sources.notes,
+        f"{out / 'private'} says which series each name stands for",
+    ]
+    if label_format == "dicom-seg":
+        lines.append("DICOM segmentations carry name and id of the patient, as their series do")
+    for line in lines:
+        console.print(line, soft_wrap=True)
+    return sources.cases, refused, WAYS[label_format]
 
 
 def evaluate_and_print(

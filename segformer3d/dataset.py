@@ -8,11 +8,11 @@ it remembers which file sizes and times led to which key, so that a start does n
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +20,20 @@ from numpy.typing import NDArray
 from segformer3d.case_checks import for_task
 from segformer3d.cases import CaseFiles, find_cases
 from segformer3d.errors import CaseError, DataError
-from segformer3d.files import write_bytes, write_json
+from segformer3d.files import Buffer, write_json, write_parts
 from segformer3d.held_out import training_cases
-from segformer3d.patients import patient_of
-from segformer3d.processes import map_in_processes
+from segformer3d.patients import patient_of, with_patients
+from segformer3d.processes import map_cases
+from segformer3d.quarantine import with_quarantine
 from segformer3d.tasks import Task
-from segformer3d.volumes import model_size, read_case, resample_image, resample_label, scale_intensity
+from segformer3d.volumes import (
+    model_size,
+    nonzero_box,
+    read_case,
+    resample_image,
+    resample_label,
+    scale_intensity,
+)
 
 # Part of every key: raise it when preprocessing changes what it computes.
 PREPARATION_VERSION = 2
@@ -75,6 +83,11 @@ class SetAside:
     reason: str
 
 
+OnCase = Callable[[PreparedCase | SetAside], object]
+# Cases, read or not.
+Case = TypeVar("Case", PreparedCase, CaseFiles)
+
+
 @dataclass(frozen=True)
 class SiteData:
     """What a site can train and validate on, what was set aside, and how many published cases were left out."""
@@ -98,8 +111,10 @@ def prepare(
     validation_share: float = DEFAULT_VALIDATION_SHARE,
     workers: int = 1,
     leave_out_published: bool = False,
+    quarantine: Path | None = None,
+    patient_pattern: str | None = None,
 ) -> SiteData:
-    """Prepare every case of a dataset folder, to train on them.
+    """Prepare every case of a dataset folder, to train on them. What is quarantined is set aside.
 
     Args:
         folder: a dataset in a layout that `find_cases` knows.
@@ -108,13 +123,16 @@ def prepare(
         validation_share: share of the patients kept from training, in [0, 1); see `split`.
         workers: processes that read cases at the same time.
         leave_out_published: whether to leave out the held-out cases of the task's published protocol.
+        quarantine: a list of cases that are not used, beside the one in the folder.
+        patient_pattern: what of a case's name is the patient, where the dataset does not say.
 
     Raises:
         HeldOutError: there are such cases, and they are not left out.
-        DataError: the folder is no dataset, or no usable case is left to train on.
+        DataError: the folder is no dataset, the list cannot be read, a name does not match the pattern, or no usable
+            case is left to train on.
         StorageError: the cache cannot be written.
     """
-    found = find_cases(folder)
+    found = with_patients(with_quarantine(find_cases(folder), quarantine), patient_pattern)
     files = training_cases(folder, found, task.name, leave_out=leave_out_published)
     data = prepare_cases(files, task, cache, validation_share=validation_share, workers=workers)
     if not data.train:
@@ -129,24 +147,22 @@ def prepare_cases(
     *,
     validation_share: float = DEFAULT_VALIDATION_SHARE,
     workers: int = 1,
+    on_case: OnCase | None = None,
 ) -> SiteData:
-    """Prepare cases, whatever for; the arguments are those of `prepare`.
+    """Prepare cases, whatever for; `on_case` is told what became of each, the other arguments are those of `prepare`.
 
     Raises:
         StorageError: the cache cannot be written.
     """
     work = partial(_prepare_or_set_aside, task=task, cache=cache)
-    if workers > 1 and len(files) > 1:
-        results = map_in_processes(work, files, workers)
-    else:
-        results = [work(case) for case in files]
+    results = map_cases(work, files, workers, on_case)
     cases = [result for result in results if isinstance(result, PreparedCase)]
     set_aside = tuple(result for result in results if isinstance(result, SetAside))
     train, validation = split(cases, validation_share)
     return SiteData(train, validation, set_aside)
 
 
-def split(cases: Sequence[PreparedCase], share: float) -> tuple[tuple[PreparedCase, ...], tuple[PreparedCase, ...]]:
+def split(cases: Sequence[Case], share: float) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
     """Training and validation cases, decided by a hash of each patient's name, which is the case's where none is known.
 
     A patient keeps his or her side while others come and go, except that both sides get at least one as soon as there
@@ -162,7 +178,7 @@ def split(cases: Sequence[PreparedCase], share: float) -> tuple[tuple[PreparedCa
     return train, validation
 
 
-def _by_name(cases: Iterable[PreparedCase]) -> tuple[PreparedCase, ...]:
+def _by_name(cases: Iterable[Case]) -> tuple[Case, ...]:
     return tuple(sorted(cases, key=lambda case: case.name))
 
 
@@ -193,21 +209,39 @@ def prepare_case(files: CaseFiles, task: Task, cache: Path) -> PreparedCase:
     """Preprocess one labelled case, or find it in the cache.
 
     Raises:
-        CaseError: the case is damaged or has no label.
+        CaseError: the case is damaged, quarantined, or has no label.
         StorageError: the cache cannot be written.
     """
     if files.label is None:
         raise CaseError("the case has no label, so nothing can be learnt from it")
     files = for_task(files, task)  # which images, and in which order, is part of the key
-    ticket = cache / "tickets" / f"{_digest(_stamp(files), _settings(task))}.json"
-    known = _read_ticket(ticket)
-    if known is None or not _complete(cache / "cases" / known[0]):
+    known = _known(files, task, cache)
+    if known is None:
         contents = _contents(files)
         known = _digest(contents, _settings(task)), hashlib.sha256(contents.encode()).hexdigest()
         if not _complete(cache / "cases" / known[0]):
             _fill(cache / "cases" / known[0], files, task)
-        write_json(ticket, {"entry": known[0], "source": known[1]})
+        write_json(_ticket(files, task, cache), {"entry": known[0], "source": known[1]})
     return PreparedCase(files.name, cache / "cases" / known[0], known[1], files.patient)
+
+
+def is_prepared(files: CaseFiles, task: Task, cache: Path) -> bool:
+    """Whether a case is in the cache already, as its files are now.
+
+    Raises:
+        CaseError: the case cannot be used for the task.
+    """
+    return _known(for_task(files, task), task, cache) is not None
+
+
+def _known(files: CaseFiles, task: Task, cache: Path) -> tuple[str, str] | None:
+    """Entry and source of a case that is in the cache."""
+    known = _read_ticket(_ticket(files, task, cache))
+    return known if known is not None and _complete(cache / "cases" / known[0]) else None
+
+
+def _ticket(files: CaseFiles, task: Task, cache: Path) -> Path:
+    return cache / "tickets" / f"{_digest(_stamp(files), _settings(task))}.json"
 
 
 def _fill(entry: Path, files: CaseFiles, task: Task) -> None:
@@ -218,23 +252,27 @@ def _fill(entry: Path, files: CaseFiles, task: Task) -> None:
     label = resample_label(volume.label, size)
     arrays: tuple[NDArray[Any], ...] = (image, label, _remember(label, task))
     for name, array in zip(_FILES, arrays, strict=True):
-        write_bytes(entry / name, _npy(array))
+        write_parts(entry / name, _npy(array))
 
 
 def _remember(label: NDArray[np.int16], task: Task) -> NDArray[np.int32]:
-    remembered = []
-    for number, mask in enumerate(task.structure_masks(label)):
-        voxels = np.argwhere(mask)
+    remembered, box = [], nonzero_box(label)
+    corner = [part.start for part in box]
+    for number, mask in enumerate(task.structure_masks(label[box])):
+        voxels = np.argwhere(mask) + corner
         chosen = voxels[:: max(1, len(voxels) // REMEMBERED_VOXELS)]
         remembered.append(np.insert(chosen, 0, number, axis=1))
     return np.concatenate(remembered).astype(np.int32)
 
 
-def _npy(array: NDArray[Any]) -> bytes:
-    # In memory, because NumPy does not notice that the disk is full when it writes the end of an array to a file.
-    content = io.BytesIO()
-    np.save(content, array, allow_pickle=False)
-    return content.getvalue()
+def _npy(array: NDArray[Any]) -> Iterator[Buffer]:
+    """What `np.save` would write. It does not notice that the disk is full when it writes the end of an array."""
+    header = io.BytesIO()
+    whole = np.ascontiguousarray(array)
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(whole))
+    yield header.getvalue()
+    if whole.size:
+        yield whole.data.cast("B")
 
 
 def _mapped(path: Path) -> NDArray[Any]:
@@ -260,14 +298,10 @@ def _settings(task: Task) -> str:
     return json.dumps([PREPARATION_VERSION, kept], sort_keys=True)
 
 
-def _paths(files: CaseFiles) -> tuple[Path, ...]:
-    return files.images if files.label is None else (*files.images, files.label)
-
-
 def _stamp(files: CaseFiles) -> str:
     """Paths, sizes and times: equal stamps are taken for equal contents."""
     try:
-        stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in _paths(files)]
+        stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files.paths]
     except OSError:
         return "missing"
     return json.dumps(stats)
@@ -275,7 +309,7 @@ def _stamp(files: CaseFiles) -> str:
 
 def _contents(files: CaseFiles) -> str:
     try:
-        return json.dumps([hashlib.sha256(path.read_bytes()).hexdigest() for path in _paths(files)])
+        return json.dumps([hashlib.sha256(path.read_bytes()).hexdigest() for path in files.paths])
     except OSError as error:
         raise CaseError(
             f"a file of the case cannot be read ({error.strerror}); restore it or its permissions"

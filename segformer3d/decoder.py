@@ -24,7 +24,7 @@ from segformer3d.config import ModelConfig, Triple
 from segformer3d.layers import as_affine, interpolation, make_norm, upsample_planes
 from segformer3d.tail import norm_activate_linear
 
-# Voxels that go through the end of the decoder together in evaluation: few enough for the processor's cache.
+# Voxels of a volume that go through the end of the decoder together in evaluation: few enough for a processor's cache.
 VOXELS_AT_ONCE = 4096
 
 
@@ -43,7 +43,9 @@ class Projection(nn.Module):
 
     def forward(self, x_BDHWC: Tensor, fuse_OO: Tensor) -> Tensor:
         """fuse(norm(linear(x))), a map (B, D, H, W, O)."""
-        if x_BDHWC[..., 0].numel() < fuse_OO.shape[0]:  # for few voxels, joining the matrices costs more than it saves
+        # For few voxels, joining the matrices costs more than it saves. One volume's voxels decide, so that an exported
+        # graph takes batches of any size.
+        if x_BDHWC[0, ..., 0].numel() < fuse_OO.shape[0]:
             return F.linear(self.norm(self.linear(x_BDHWC)), fuse_OO)
         return F.linear(self.narrow(x_BDHWC), *self.fused(fuse_OO))
 
@@ -108,8 +110,8 @@ class Decoder(nn.Module):
             scale_O, shift_O = affine
             parts = self._parts(maps, self.fuse.weight * scale_O[:, None])
             parts = parts._replace(bias=parts.bias + shift_O)
-            B, D, H, W, _ = maps[0].shape
-            step = max(1, VOXELS_AT_ONCE // (B * D * W))
+            _, D, H, W, _ = maps[0].shape
+            step = max(1, VOXELS_AT_ONCE // (D * W))
             rows = (slice(start, start + step) for start in range(0, H, step))
             logits_BDHWK = torch.cat([self.classify(self._activated(_rows(parts, few))) for few in rows], dim=2)
         return logits_BDHWK.movedim(-1, 1)

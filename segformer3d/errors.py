@@ -31,3 +31,7 @@ class ReplyError(SegfedError):
 
 class FederationError(SegfedError):
     """A federation cannot start or go on, for example because too few sites answer."""
+
+
+class ExportError(SegfedError):
+    """A model cannot be written in a format, or what was written does not compute what the model computes."""

@@ -6,14 +6,16 @@ that a crash, a full disk or Ctrl-C never leaves half a file under a name that s
 
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from segformer3d.errors import SegfedError
 
+T = TypeVar("T")
 Buffer = bytes | memoryview
 BUFFER = 2**20  # bytes; a model has hundreds of small tensors
 
@@ -37,6 +39,12 @@ def storage_errors(path: Path) -> Iterator[None]:
             f"cannot write {path}: {reason}; free space or choose another folder, then run again "
             "(nothing half-written was kept)"
         ) from error
+
+
+def free_bytes(path: Path) -> int:
+    """Room on the disk that a file or folder is on, or will be on."""
+    place = next(place for place in (path, *path.absolute().parents) if place.exists())
+    return shutil.disk_usage(place).free
 
 
 def write_atomic(path: Path, write: Callable[[Path], object], over: Path | None = None) -> None:
@@ -63,6 +71,29 @@ def write_atomic(path: Path, write: Callable[[Path], object], over: Path | None 
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def write_whole(place: Path, write: Callable[[Path], T]) -> T:
+    """Have `write` fill a folder of another name, then give it its own: a folder that has its name is whole.
+
+    Returns:
+        What `write` returns.
+
+    Raises:
+        StorageError: it cannot be written; nothing of it is left.
+    """
+    unfinished = place.with_name(f"{place.name}.unfinished")
+    with storage_errors(unfinished):
+        if unfinished.exists():
+            shutil.rmtree(unfinished)
+    try:
+        written = write(unfinished)
+        with storage_errors(place):
+            unfinished.rename(place)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    return written
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -6,7 +6,7 @@ slabs along X: memory holds the image, its masks, and a band of probabilities as
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import chain, combinations
@@ -137,8 +137,12 @@ def predict_label(
     model: SegFormer3D, task: Task, volume: Volume, device: torch.device, *, mirror: bool | None = None
 ) -> Label:
     """The label map (X, Y, Z) on the volume's own RAS grid; the arguments are those of `native_slabs`."""
-    slabs = mask_slabs(model, task, volume, device, mirror=mirror)
-    return np.concatenate([masks_to_label(masks, task) for masks in slabs])
+    return slabs_to_label(mask_slabs(model, task, volume, device, mirror=mirror), task)
+
+
+def slabs_to_label(slabs_SXYZ: Iterable[NDArray[np.bool_]], task: Task) -> Label:
+    """Masks as `mask_slabs` gives them to one label map (X, Y, Z)."""
+    return np.concatenate([masks_to_label(masks, task) for masks in slabs_SXYZ])
 
 
 def decide(probabilities_KXYZ: Tensor, task: Task) -> NDArray[np.bool_]:

@@ -6,8 +6,9 @@ every case is a patient of its own.
 """
 
 import re
+import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from segformer3d.errors import ConfigurationError, DataError
@@ -23,6 +24,11 @@ class Patient:
 
     name: str
     cases: "tuple[PreparedCase, ...]"
+
+
+def plain_id(patient: str) -> str:
+    """An id as it is compared: P01 and p01 are one patient, and so are the two ways to encode an umlaut."""
+    return unicodedata.normalize("NFKC", patient).casefold().strip()
 
 
 def check_pattern(pattern: str) -> None:
@@ -54,6 +60,19 @@ def patients_of(cases: "Sequence[PreparedCase]", pattern: str | None = None) -> 
     for case in sorted(cases, key=lambda case: case.name):
         found.setdefault(patient_of(case, pattern), []).append(case)
     return tuple(Patient(name, tuple(found[name])) for name in sorted(found))
+
+
+def with_patients(cases: "Sequence[CaseFiles]", pattern: str | None) -> "tuple[CaseFiles, ...]":
+    """The cases, each with its patient where the dataset or the pattern tells; without either, unchanged.
+
+    Raises:
+        ConfigurationError: the pattern is no regular expression.
+        DataError: a case's name does not match it.
+    """
+    if pattern is None:
+        return tuple(cases)
+    check_pattern(pattern)
+    return tuple(replace(case, patient=patient_of(case, pattern)) for case in cases)
 
 
 def patient_of(case: "PreparedCase | CaseFiles", pattern: str | None = None) -> str:

@@ -1,10 +1,12 @@
 """Work spread over processes that end when they should: at the end, at an error, and at Ctrl-C."""
 
+import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children, get_context
+from pathlib import Path
 from typing import TypeVar
 
 from segformer3d.errors import SegfedError
@@ -13,15 +15,46 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+# A process takes a second to start; so many bytes of compressed scans are read and measured in that time.
+WORTH_A_PROCESS = 50 * 10**6
+
+
 class ProcessError(SegfedError):
     """A worker process died."""
 
 
-def map_in_processes(function: Callable[[Item], Result], items: Sequence[Item], processes: int) -> list[Result]:
+def choose_processes(paths: Iterable[Path]) -> int:
+    """As many processes as there are cores to read these files, or fewer where starting them would take longer."""
+    total = sum(path.stat().st_size for path in paths if path.is_file())
+    return max(1, min(len(os.sched_getaffinity(0)), total // WORTH_A_PROCESS))
+
+
+def map_cases(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    processes: int,
+    on_result: Callable[[Result], object] | None = None,
+) -> list[Result]:
+    """`[function(item) for item in items]`, in this process or, where more than one is asked for, in fresh ones.
+
+    `on_result` is told each result in turn. For the rest see `map_in_processes`.
+    """
+    if processes > 1 and len(items) > 1:
+        return map_in_processes(function, items, processes, on_result)
+    return [_told(function(item), on_result) for item in items]
+
+
+def map_in_processes(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    processes: int,
+    on_result: Callable[[Result], object] | None = None,
+) -> list[Result]:
     """`[function(item) for item in items]` in fresh processes, `processes` at a time, the first items first.
 
-    Function, items and results must be importable or plain values. An exception of the function is raised here, and
-    so is Ctrl-C; either ends all processes at once rather than when they have finished.
+    Function, items and results must be importable or plain values. `on_result` is told each result here, in the order
+    of the items. An exception of the function is raised here, and so is Ctrl-C; either ends all processes at once
+    rather than when they have finished.
 
     Raises:
         ProcessError: a process died, most likely for want of memory.
@@ -32,7 +65,7 @@ def map_in_processes(function: Callable[[Item], Result], items: Sequence[Item], 
     ) as pool:
         try:
             futures = [pool.submit(function, item) for item in items]
-            return [future.result() for future in futures]
+            return [_told(future.result(), on_result) for future in futures]
         except BrokenProcessPool as error:
             raise ProcessError(
                 "a worker process died, most likely because memory ran out; use fewer at the same time"
@@ -42,6 +75,12 @@ def map_in_processes(function: Callable[[Item], Result], items: Sequence[Item], 
             for child in set(active_children()) - before:
                 child.terminate()
             raise
+
+
+def _told(result: Result, on_result: Callable[[Result], object] | None) -> Result:
+    if on_result is not None:
+        on_result(result)
+    return result
 
 
 def _leave_interrupts_to_the_parent() -> None:

@@ -5,43 +5,32 @@ gets past. Arrays are (C, X, Y, Z) in RAS+ orientation (X to the right, Y to the
 file were; `write_label` is the way back to the file.
 """
 
-import gzip
 import math
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import nibabel as nib
 import numpy as np
-import torch
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError, SpatialImage
+from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
-from torch.nn import functional as F
 
 from segformer3d.case_checks import check_image, check_labels, for_task
 from segformer3d.config import Triple
 from segformer3d.errors import CaseError
 from segformer3d.layouts.files import CaseFiles
+from segformer3d.nifti import MOST_VOXELS, Affine, Scan, read_nifti, to_scan
 from segformer3d.task import Task
 
 Image = NDArray[np.float32]
 Label = NDArray[np.int16]
-Affine = NDArray[np.float64]
+_Value = TypeVar("_Value", bound=np.generic)
 
 # Two files of one case describe the same grid when their affines agree to this many mm.
 AFFINE_TOLERANCE_MM = 1e-2
 # A spacing within 1 % of the task's is left alone: interpolating would blur more than the difference.
 SPACING_TOLERANCE = 0.01
-
-# 1000 voxels a side: no scan comes near, but a header that gives a spacing in the wrong unit does.
-MOST_VOXELS = 10**9
-
-_DAMAGED = (OSError, EOFError, zlib.error)
-_UNREADABLE = (ImageFileError, HeaderDataError, ValueError, OverflowError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -63,30 +52,90 @@ class Volume:
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Voxel size in mm along X, Y and Z."""
-        x, y, z = (float(v) for v in np.linalg.norm(self.affine[:3, :3], axis=0))
-        return (x, y, z)
+        return spacing_of(self.affine)
+
+
+@dataclass(frozen=True)
+class StoredCase:
+    """One case as its files hold it: checked, in RAS order, its values not converted yet.
+
+    Attributes:
+        images: its image files, one for each contrast or one for all.
+        channels: the contrasts, each (X, Y, Z), of the files' own types.
+        extremes: the lowest and the highest value of each contrast.
+        label: (X, Y, Z) of the file's own type, or None where the case has no label.
+        voxels: how many voxels each label value has; empty without a label.
+    """
+
+    images: tuple[Scan, ...]
+    channels: tuple[NDArray[Any], ...]
+    extremes: tuple[tuple[float, float], ...]
+    label: NDArray[Any] | None
+    voxels: Mapping[int, int]
+
+    @property
+    def shape(self) -> Triple:
+        """Voxels along X, Y and Z."""
+        return self.images[0].shape
+
+    @property
+    def affine(self) -> Affine:
+        """(4, 4), voxel indices to mm in RAS+."""
+        return self.images[0].affine
 
 
 def read_case(files: CaseFiles, task: Task) -> Volume:
     """Read and check one case.
 
     Raises:
-        CaseError: a file is missing or damaged, or image, label and task do not fit together.
+        CaseError: a file is missing or damaged, image, label and task do not fit together, or the case is quarantined.
+    """
+    return _converted(read_stored(files, task))
+
+
+def _converted(stored: StoredCase) -> Volume:
+    """A case's values as the model takes them."""
+    image = np.empty((len(stored.channels), *stored.shape), np.float32)
+    for channel, converted in zip(stored.channels, image, strict=True):
+        converted[:] = channel
+    label = None if stored.label is None else np.ascontiguousarray(stored.label, dtype=np.int16)
+    return Volume(image, label, stored.affine, stored.images[0].source_affine)
+
+
+def read_stored(files: CaseFiles, task: Task) -> StoredCase:
+    """Read and check one case, as `read_case` does, but leave its values as they are.
+
+    Raises:
+        CaseError: a file is missing or damaged, image, label and task do not fit together, or the case is quarantined.
     """
     files = for_task(files, task)
     names = _spoken(len(files.images), task)
-    parts = [_read(path, name) for path, name in zip(files.images, names, strict=True)]
-    _check_grids(parts, "the images of its contrasts")
-    image = np.concatenate([_channels(part) for part in parts])
-    check_image(image, task)
-    label = None
-    if files.label is not None:
-        label_part = _read(files.label, "label")
-        _check_grids([parts[0], label_part], "image and label")
-        label = _label_values(label_part, task)
-    volume = Volume(image, label, parts[0].canonical_affine, parts[0].source_affine)
-    _check_size(volume, task)
-    return volume
+    images = [read_nifti(path, name) for path, name in zip(files.images, names, strict=True)]
+    return _stored(images, None if files.label is None else read_nifti(files.label, "label"), task)
+
+
+def case_in_memory(images: Sequence[SpatialImage], task: Task) -> Volume:
+    """`read_case` for images that are in memory already, one a contrast.
+
+    Raises:
+        CaseError: images and task do not fit together.
+    """
+    names = _spoken(len(images), task)
+    return _converted(_stored([to_scan(i, name) for i, name in zip(images, names, strict=True)], None, task))
+
+
+def _stored(images: Sequence[Scan], labelled: Scan | None, task: Task) -> StoredCase:
+    _check_grids(images, "the images of its contrasts")
+    channels = tuple(channel for scan in images for channel in scan.channels())
+    extremes = check_image(channels, task)
+    label, voxels = None, {}
+    if labelled is not None:
+        _check_grids([images[0], labelled], "image and label")
+        label = _one_volume(labelled)
+        voxels = _count_values(label, task)
+    stored = StoredCase(tuple(images), channels, extremes, label, voxels)
+    _check_size(stored, task)
+    return stored
 
 
 def _spoken(files: int, task: Task) -> list[str]:
@@ -96,92 +145,49 @@ def _spoken(files: int, task: Task) -> list[str]:
     return [f"{name} image" for name in task.modalities]
 
 
-@dataclass(frozen=True)
-class _Part:
-    """One file's data in RAS order, with the affine before and after reordering."""
-
-    data: NDArray[Any]
-    canonical_affine: Affine
-    source_affine: Affine
-
-
-def _read(path: Path, what: str) -> _Part:
-    if not path.is_file():
-        raise CaseError(f"the {what} file is missing; restore it or take the case out of the list")
-    with _unreadable(what):
-        _check_gzip(path)
-        source = nib.load(path)
-    _check_header(source, what)
-    with _unreadable(what):
-        canonical = nib.as_closest_canonical(source)
-        data = np.asanyarray(canonical.dataobj)
-    if data.dtype.names is not None:
-        raise CaseError(f"the {what} file holds colours (RGB); it must hold real numbers, one a voxel; export it again")
-    if not (np.issubdtype(data.dtype, np.number) and not np.iscomplexobj(data)):
-        raise CaseError(f"the {what} file holds {data.dtype} values; it must hold real numbers")
-    return _Part(data, np.asarray(canonical.affine, np.float64), np.asarray(source.affine, np.float64))
-
-
-@contextmanager
-def _unreadable(what: str) -> Iterator[None]:
-    try:
-        with np.errstate(over="ignore", invalid="ignore"):  # numbers of a damaged header
-            yield
-    except _DAMAGED as error:
-        raise CaseError(f"the {what} file is truncated or damaged; export it again") from error
-    except _UNREADABLE as error:
-        raise CaseError(f"the {what} file is not a readable NIfTI file; export it again") from error
-
-
-def _check_header(source: Any, what: str) -> None:
-    """Before the axes are reordered: NiBabel can do that to sound images only."""
-    if not isinstance(source, SpatialImage):
-        raise CaseError(f"the {what} file is not a readable NIfTI file; export it again")
-    if len(source.shape) not in (3, 4) or 0 in source.shape:
-        raise CaseError(f"the {what} has the shape {source.shape}; it must be 3D, or 4D with the contrasts last")
-    if not np.isfinite(source.affine).all() or np.isnan(nib.orientations.io_orientation(source.affine)).any():
-        raise CaseError(f"the {what} file's affine is not invertible, so its voxels have no size; export it again")
-
-
-def _check_gzip(path: Path) -> None:
-    """Read a compressed file to its end: its checksum stands there, and nibabel stops before it.
-
-    Without this, a flipped bit in a `.nii.gz` passes for data.
-    """
-    if path.suffix == ".gz":
-        with gzip.open(path) as stream:
-            while stream.read(2**20):
-                pass
-
-
-def _channels(part: _Part) -> Image:
-    data = part.data if part.data.ndim == 4 else part.data[..., None]
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
-        return np.ascontiguousarray(np.moveaxis(data, -1, 0), dtype=np.float32)
-
-
-def _check_grids(parts: Sequence[_Part], what: str) -> None:
-    first = parts[0]
-    for part in parts[1:]:
-        if part.data.shape[:3] != first.data.shape[:3]:
-            raise CaseError(f"{what} differ in shape: {first.data.shape[:3]} and {part.data.shape[:3]} voxels")
-        if not np.allclose(part.canonical_affine, first.canonical_affine, rtol=0, atol=AFFINE_TOLERANCE_MM):
+def _check_grids(scans: Sequence[Scan], what: str) -> None:
+    first = scans[0]
+    for scan in scans[1:]:
+        if scan.shape != first.shape:
+            raise CaseError(f"{what} differ in shape: {first.shape} and {scan.shape} voxels")
+        if not np.allclose(scan.affine, first.affine, rtol=0, atol=AFFINE_TOLERANCE_MM):
             raise CaseError(f"{what} differ in position, orientation or spacing (their affines disagree)")
 
 
-def _label_values(part: _Part, task: Task) -> Label:
-    data = part.data[..., 0] if part.data.ndim == 4 and part.data.shape[3] == 1 else part.data
-    if data.ndim != 3:
+def _one_volume(scan: Scan) -> NDArray[Any]:
+    if len(scan.channels()) != 1:
         raise CaseError("the label must be one 3D volume of label values")
-    check_labels(np.unique(data), task)
-    return np.ascontiguousarray(data, dtype=np.int16)
+    return scan.channels()[0]
 
 
-def _check_size(volume: Volume, task: Task) -> None:
-    size = model_size(volume, task)
+def _count_values(label: NDArray[Any], task: Task) -> dict[int, int]:
+    """How many voxels each legal value has; counting each in a box is many times as fast as sorting all."""
+    inside = label[nonzero_box(label)]
+    counts = {value: int(np.count_nonzero(inside == value)) for value in task.label_values}
+    counts[0] = label.size - int(np.count_nonzero(inside))
+    if sum(counts.values()) < label.size:
+        check_labels(np.unique(label), task)
+    return counts
+
+
+def nonzero_box(array: NDArray[Any]) -> tuple[slice, ...]:
+    """The smallest box around what is not 0; an empty one where all is."""
+    box = [slice(0, size) for size in array.shape]
+    for axis in np.argsort(
+        [-abs(stride) for stride in array.strides]
+    ):  # the longest strides cut off most at least cost
+        slices = np.moveaxis(array[tuple(box)], axis, 0)
+        hits = np.flatnonzero([np.count_nonzero(part) for part in slices])
+        box[axis] = slice(int(hits[0]), int(hits[-1]) + 1) if hits.size else slice(0, 0)
+    return tuple(box)
+
+
+def _check_size(stored: StoredCase, task: Task) -> None:
+    spacing = spacing_of(stored.affine)
+    size = size_on_grid(stored.shape, spacing, task)
     if math.prod(size) > MOST_VOXELS:
         raise CaseError(
-            f"with a spacing of {' x '.join(f'{mm:g}' for mm in volume.spacing)} mm the image would have "
+            f"with a spacing of {' x '.join(f'{mm:g}' for mm in spacing)} mm the image would have "
             f"{' x '.join(map(str, size))} voxels on the grid of task {task.name}; correct the spacing in its header"
         )
 
@@ -221,12 +227,23 @@ def _mean_and_spread(parts: Sequence[Image]) -> tuple[float, float]:
     return mean, math.sqrt(variance) or 1.0
 
 
+def spacing_of(affine: Affine) -> tuple[float, float, float]:
+    """Voxel size in mm along the three axes of a grid."""
+    x, y, z = (float(v) for v in np.linalg.norm(affine[:3, :3], axis=0))
+    return (x, y, z)
+
+
 def model_size(volume: Volume, task: Task) -> Triple:
     """The volume's size in voxels on the task's grid."""
-    size = volume.image.shape[1:]
+    x, y, z = volume.image.shape[1:]
+    return size_on_grid((x, y, z), volume.spacing, task)
+
+
+def size_on_grid(size: Triple, spacing: tuple[float, float, float], task: Task) -> Triple:
+    """The size in voxels on the task's grid of a volume of `size` voxels of `spacing` mm."""
     if task.spacing is None:
-        return (size[0], size[1], size[2])
-    ratios = [own / wanted for own, wanted in zip(volume.spacing, task.spacing, strict=True)]
+        return size
+    ratios = [own / wanted for own, wanted in zip(spacing, task.spacing, strict=True)]
     x, y, z = (
         n if abs(ratio - 1) <= SPACING_TOLERANCE else max(1, round(n * ratio))
         for n, ratio in zip(size, ratios, strict=True)
@@ -238,6 +255,9 @@ def resample_image(image_CXYZ: Image, size: Triple) -> Image:
     """Trilinear interpolation over the same field of view (voxel edges, not centres, stay where they are)."""
     if image_CXYZ.shape[1:] == size:
         return image_CXYZ
+    import torch  # takes seconds, which those who only read do without
+    from torch.nn import functional as F
+
     image = torch.from_numpy(np.ascontiguousarray(image_CXYZ))[None]
     return F.interpolate(image, size=size, mode="trilinear", align_corners=False)[0].numpy()
 
@@ -246,16 +266,22 @@ def resample_label(label_XYZ: Label, size: Triple) -> Label:
     """Nearest neighbour over the same field of view as `resample_image`."""
     if label_XYZ.shape == size:
         return label_XYZ
+    import torch
+    from torch.nn import functional as F
+
     label = torch.from_numpy(label_XYZ.astype(np.float32))[None, None]
     return F.interpolate(label, size=size, mode="nearest-exact")[0, 0].numpy().astype(np.int16)
 
 
 def write_label(path: Path, label_XYZ: Label, volume: Volume) -> None:
     """Write a label map of the volume's RAS grid on the grid, orientation and spacing of the file it came from."""
-    to_source = nib.orientations.ornt_transform(
-        nib.orientations.axcodes2ornt("RAS"), nib.orientations.io_orientation(volume.source_affine)
-    )
-    data = nib.orientations.apply_orientation(label_XYZ, to_source)
-    image = nib.Nifti1Image(np.ascontiguousarray(data), volume.source_affine, dtype=np.int16)
+    image = nib.Nifti1Image(to_source(label_XYZ, volume), volume.source_affine, dtype=np.int16)
     image.header.set_xyzt_units("mm")
     nib.save(image, path)
+
+
+def to_source(array_XYZ: NDArray[_Value], volume: Volume) -> NDArray[_Value]:
+    """An array on the volume's RAS grid, with the axes of the file that the volume came from."""
+    orientation = nib.orientations.io_orientation(volume.source_affine)
+    transform = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), orientation)
+    return np.ascontiguousarray(nib.orientations.apply_orientation(array_XYZ, transform))

@@ -1,6 +1,5 @@
 """What a simulation leaves in its run folder: `summary.json`, figures, and a README that says what each file is."""
 
-import hashlib
 import heapq
 import math
 import shutil
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from client.privacy.promise import Promise
-from segformer3d.checkpoint import read_weights
+from segformer3d.checkpoint import read_weights, weights_sha256
 from segformer3d.errors import FederationError
 from segformer3d.files import write_atomic, write_json, write_text
 from segformer3d.report.charts import RoundPoint, comparison_bars, round_curves
@@ -152,7 +151,7 @@ def summarise_run(
         "bytes_up": _mean([site["bytes_up"] for site in sites]),
         "bytes_down": _mean([site["bytes_down"] for site in sites]),
         "bytes_are": "mean size of one message of one site in one round",
-        "weights_sha256": weights_sha256(folder / LAST_FILE),
+        "weights_sha256": weights_sha256(read_weights(folder / LAST_FILE)[0]),
         "model": LAST_FILE,
         "compared": {
             name: {"mean_dice": metrics["mean_dice"], "classes": metrics["classes"]} for name, metrics in rivals.items()
@@ -200,17 +199,6 @@ def audit_line(audit: Mapping[str, Any]) -> str:
         f"[{threshold['auc_low']:.2f}, {threshold['auc_high']:.2f}] where guessing has 0.5, and finds "
         f"{threshold['tpr']:.1%} of them at 1 % false alarms."
     )
-
-
-def weights_sha256(model: Path) -> str:
-    """A hash of a model's weights alone: names, shapes, types and values, in the order of the names."""
-    weights, _ = read_weights(model)
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        array = weights[name].numpy()
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def round_points(journal: Journal) -> list[RoundPoint]:

@@ -22,7 +22,7 @@ from segformer3d.cases import find_cases
 from segformer3d.checkpoint import load
 from segformer3d.errors import CheckpointError, ConfigurationError, DataError
 from segformer3d.evaluation import evaluate
-from segformer3d.files import write_json
+from segformer3d.files import write_json, write_whole
 from segformer3d.fit import initial_model
 from segformer3d.inference import choose_device
 from segformer3d.patients import patient_of
@@ -46,7 +46,7 @@ from simulations.partitions import write_partition
 from simulations.phantoms import write_phantom_federation
 from simulations.report import Journal, add_audit, audit_line, write_summary
 from simulations.settings import SimulationSettings, cores
-from simulations.site_folders import FederationFolders, write_whole
+from simulations.site_folders import FederationFolders
 
 RUN_FILE, ENGINE_LOG = "run.json", "engine.log"
 SITES, WORK, RIVALS, EVALUATION = "sites", "work", "compared", "evaluation"

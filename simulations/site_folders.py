@@ -6,7 +6,6 @@ A client cannot tell that it is simulated. Folders that hold something are refus
 
 import gzip
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,21 +45,6 @@ def require_empty(folder: Path) -> None:
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise DataError(f"{folder} exists and is not an empty folder; remove it or choose another folder for the sites")
-
-
-def write_whole(place: Path, write: Callable[[Path], object]) -> None:
-    """Write a folder under another name first: one that has its own name is whole.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    unfinished = place.with_name(f"{place.name}.unfinished")
-    with storage_errors(unfinished):
-        if unfinished.exists():
-            shutil.rmtree(unfinished)
-    write(unfinished)
-    with storage_errors(place):
-        unfinished.rename(place)
 
 
 def write_image(path: Path, image: nib.Nifti1Image) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from segformer3d.allocator import keep_freed_memory
 from segformer3d.dataset import prepare
 from segformer3d.errors import ConfigurationError
+from segformer3d.files import write_whole
 from segformer3d.fit import Fitted, Plan, fit
 from segformer3d.inference import choose_device
 from segformer3d.settings import TrainingSettings
@@ -18,7 +19,6 @@ from segformer3d.terminal import make_console, plain_duration, progress_bar
 from server.federation import model_settings
 from simulations.hippocampus_phantoms import write_hippocampus_phantoms
 from simulations.phantoms import write_phantom_site
-from simulations.site_folders import write_whole
 
 # Not a seed of `segfed simulate`'s own phantoms: what is trained with privacy must be new to the model.
 SEED_OFFSET = 2**31

@@ -49,7 +49,7 @@ def blob_case(seed: int) -> tuple[np.ndarray, np.ndarray]:
     x, y, z = np.indices((14, 13, 12))
     inside = (x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (z - centre[2]) ** 2 < 16
     label = np.where(inside, np.where(x > centre[0], 2, 1), 0).astype(np.uint8)
-    image = generator.normal(0, 0.2, label.shape) + label
+    image = generator.normal(1, 0.2, label.shape) + label  # above 0, as the voxels of an MRI are
     return (image * generator.uniform(50, 5000)).astype(np.float32), label
 
 

@@ -111,7 +111,7 @@ def test_mistakes_are_one_line_and_leave_nothing(models, dataset, tmp_path):  # 
         (["--strata", wrong], "the first line of"),
         (["--strata", few], "no row of case case_01 and of 14 more"),
         (["--strata", tmp_path / "none.csv"], "cannot read"),
-        (["--data", tmp_path], "is not a dataset folder"),
+        (["--data", tmp_path], "is of no known layout"),
     ):
         data = [] if "--data" in words else ["--data", dataset]
         assert said in one_line(run("evaluate", "--model", model, *data, *words, "--out", out, code=1))
@@ -120,7 +120,8 @@ def test_mistakes_are_one_line_and_leave_nothing(models, dataset, tmp_path):  # 
 
 def test_no_labelled_case_is_one_line(models, make_dataset, tmp_path):
     folder = tmp_path / "data"
-    (folder / "images").mkdir(parents=True)
+    folder.mkdir()
+    (folder / "dataset.json").write_text(json.dumps({"training": []}))
     line = one_line(run("evaluate", "--model", models[0], "--data", folder, "--out", tmp_path / "out", code=1))
     assert "lists no case" in line
 

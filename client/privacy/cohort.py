@@ -7,12 +7,12 @@ holds the ledger and tries every patient id that there may be: it is kept as the
 import hashlib
 import hmac
 import re
-import unicodedata
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from segformer3d.errors import DataError
+from segformer3d.patients import plain_id
 
 DIGEST = re.compile(r"[0-9a-f]{64}")  # SHA-256 in hexadecimal digits
 
@@ -44,11 +44,11 @@ class Cohort:
         if not self.members:
             raise DataError("the cohort is empty: a private run needs at least one patient with a training case")
         for member in self.members:
-            if not _plain(member.patient) or not member.sources:
+            if not plain_id(member.patient) or not member.sources:
                 raise DataError("a patient of the cohort has no id or no case; check the dataset's patient ids")
             if not all(DIGEST.fullmatch(source) for source in member.sources):
                 raise DataError("a case of the cohort is not known by the SHA-256 of its files; prepare the data again")
-        if len({_plain(member.patient) for member in self.members}) < len(self.members):
+        if len({plain_id(member.patient) for member in self.members}) < len(self.members):
             raise DataError("two patients of the cohort have the same id; give each patient an id of his or her own")
 
     def seal(self, salt: bytes) -> tuple["Sealed", ...]:
@@ -96,13 +96,8 @@ def unknown(members: Collection[Sealed], known: frozenset[str]) -> tuple[Sealed,
 
 def _seal(salt: bytes, member: Member) -> Sealed:
     sources = (_digest(salt, "source", source) for source in member.sources)
-    return Sealed(_digest(salt, "patient", _plain(member.patient)), tuple(sources))
+    return Sealed(_digest(salt, "patient", plain_id(member.patient)), tuple(sources))
 
 
 def _digest(salt: bytes, kind: str, text: str) -> str:
     return hmac.new(salt, f"{kind}:{text}".encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
-
-
-def _plain(patient: str) -> str:
-    """An id as it is compared: P01 and p01 are one patient, and so are the two ways to encode an umlaut."""
-    return unicodedata.normalize("NFKC", patient).casefold().strip()

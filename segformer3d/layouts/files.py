@@ -25,6 +25,7 @@ class CaseFiles:
         facts: what else is known, as (what, value): ("group", "DCM"), ("frame", "ED"), ("site", "2").
         sidecars: files of the dataset that tell `facts` and belong beside the case wherever it goes.
         benchmark: the built-in task whose files are named like this; what label values mean follows from it.
+        quarantined: why it may not be used, where a list says so; see `segformer3d.quarantine`.
     """
 
     name: str
@@ -35,6 +36,12 @@ class CaseFiles:
     facts: tuple[tuple[str, str], ...] = ()
     sidecars: tuple[Path, ...] = ()
     benchmark: str | None = None
+    quarantined: str | None = None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All its files, the label last."""
+        return self.images if self.label is None else (*self.images, self.label)
 
 
 @dataclass(frozen=True)

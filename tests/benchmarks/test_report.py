@@ -21,6 +21,7 @@ def test_the_quick_report_has_every_section(tmp_path: Path, shared: Path) -> Non
         "machine",
         "networks",
         "growth",
+        "data",
         "inference",
         "metrics",
         "training",

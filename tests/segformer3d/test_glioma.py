@@ -23,7 +23,7 @@ from segformer3d.cases import CaseFiles, find_cases
 from segformer3d.checkpoint import save
 from segformer3d.evaluation import evaluate
 from segformer3d.model import SegFormer3D
-from segformer3d.prediction import Prediction, predict_cases
+from segformer3d.prediction import NIFTI, Prediction, predict_cases
 from segformer3d.tasks import Task, get_task, task_of_folder
 from segformer3d.volumes import read_case, scale_intensity, write_label
 
@@ -117,7 +117,7 @@ def test_negative_voxels_are_brain(files: CaseFiles) -> None:
 def test_a_prediction_lies_on_the_files_grid_in_the_challenges_labels(tmp_path: Path, files: CaseFiles) -> None:
     told: list[object] = []
     model: SegFormer3D = VoxelByVoxel()  # type: ignore[assignment]
-    (done,), _ = predict_cases(model, TASK, [files], tmp_path, CPU, told.append)
+    (done,), _ = predict_cases(model, TASK, [files], tmp_path, CPU, told.append, way=NIFTI)
     assert told == [Prediction(NAME, tmp_path / f"{NAME}.nii.gz")]
     predicted, source = nib.load(done.path), nib.load(files.images[0])
     np.testing.assert_array_equal(np.asarray(predicted.dataobj), expected(files))
@@ -166,7 +166,7 @@ def test_an_evaluation_takes_less_than_4_gb(tmp_path: Path, folder: Path) -> Non
 
 
 def test_an_evaluation_of_a_part_takes_a_part_of_it(tmp_path: Path, files: CaseFiles) -> None:
-    """The middle of the case, an eighth of it, and a narrow model; half of what is allowed is PyTorch itself."""
+    """The middle of the case, an eighth of it, and a narrow model; most of what is allowed is PyTorch and MONAI."""
     assert files.label is not None
     for path in (*files.images, files.label):
         source = nib.load(path)
@@ -174,4 +174,4 @@ def test_an_evaluation_of_a_part_takes_a_part_of_it(tmp_path: Path, files: CaseF
         nib.save(source.slicer[60:180, 60:180, 40:118], tmp_path / "data" / NAME / path.name)
     narrow = replace(TASK.model, embed_dims=(8, 16, 40, 64), decoder_head_embedding_dim=64)
     peak = evaluated_in_a_process(tmp_path, tmp_path / "data", replace(TASK, model=narrow, patch=(96, 96, 64)))
-    assert peak < 1.25 * GB, f"{peak / GB:.2f} GB"
+    assert peak < 2 * GB, f"{peak / GB:.2f} GB"

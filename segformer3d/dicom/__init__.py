@@ -1,0 +1,1 @@
+"""DICOM from the ward: series in, NIfTI without identifiers or DICOM segmentations out."""
