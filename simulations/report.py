@@ -97,7 +97,7 @@ def _site_seconds(record: Mapping[str, Any]) -> list[float]:
     return [site["training_seconds"] + site["validation_seconds"] for site in record["sites"]]
 
 
-def write_report(
+def write_summary(
     folder: Path,
     settings: SimulationSettings,
     task: Task,

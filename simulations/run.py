@@ -44,7 +44,7 @@ from simulations.federation_report import Finished, write_federation_report
 from simulations.gains import gains_of, print_gains
 from simulations.partitions import write_partition
 from simulations.phantoms import write_phantom_federation
-from simulations.report import Journal, add_audit, audit_line, write_report
+from simulations.report import Journal, add_audit, audit_line, write_summary
 from simulations.settings import SimulationSettings, cores
 from simulations.site_folders import FederationFolders
 
@@ -148,7 +148,7 @@ def _play(run: Run) -> Path:
         hint = f"nothing that was finished is lost; go on with: segfed simulate --resume {run.folder}"
         raise KeyboardInterrupt(hint) from None
     seconds = journal.earlier_seconds + time.perf_counter() - began
-    summary = write_report(run.folder, run.settings, run.task, journal, evaluation, compared, seconds)
+    summary = write_summary(run.folder, run.settings, run.task, journal, evaluation, compared, seconds)
     if summary["privacy"] is not None:
         _attack(console, run, summary)
     page = write_federation_report(run.folder, Finished(run.task, summary, journal, evaluation, compared))
