@@ -8,11 +8,11 @@ from typing import Any
 from rich.console import Console
 
 from segformer3d.allocator import keep_freed_memory
-from segformer3d.cases import find_cases, find_images
+from segformer3d.cases import CaseFiles, find_cases, find_images
 from segformer3d.checkpoint import load, load_task
 from segformer3d.dataset import SetAside, SiteData, prepare
-from segformer3d.dicom.library import is_dicom_source
-from segformer3d.errors import ConfigurationError
+from segformer3d.dicom.library import files_below, is_dicom
+from segformer3d.errors import ConfigurationError, DataError
 from segformer3d.evaluation import Rival, evaluate
 from segformer3d.fit import Fitted, Plan, fit
 from segformer3d.held_out import published_cases
@@ -131,10 +131,11 @@ def _find_sources(
     """The cases at a path, what cannot be one, and how they are read and labels written; says what is to be known."""
     if label_format not in LABEL_FORMATS:
         raise ConfigurationError(f"--format must be {' or '.join(LABEL_FORMATS)}, got {label_format!r}")
-    if not is_dicom_source(path):
-        if contrast or label_format != "nifti":
-            raise ConfigurationError(f"--contrast and --format dicom-seg need DICOM series; {path} is none")
-        return find_images(path), [], NIFTI
+    nifti = _find_nifti(path)
+    if nifti and (contrast or label_format != "nifti"):
+        raise ConfigurationError(f"--contrast and --format dicom-seg need DICOM series; {path} is none")
+    if nifti:
+        return nifti, [], NIFTI
     from segformer3d.dicom.predicting import WAYS, find_sources
 
     sources = find_sources(path, task, contrast, out)
@@ -149,6 +150,18 @@ def _find_sources(
     for line in lines:
         console.print(line, soft_wrap=True)
     return sources.cases, refused, WAYS[label_format]
+
+
+def _find_nifti(path: Path) -> Sequence[CaseFiles]:
+    """NIfTI images, which go before DICOM; none where there are DICOM series instead."""
+    if is_dicom(path):
+        return ()
+    try:
+        return find_images(path)
+    except DataError:
+        if not any(map(is_dicom, files_below(path))):
+            raise
+        return ()
 
 
 def evaluate_and_print(

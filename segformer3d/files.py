@@ -4,11 +4,13 @@ Whatever a run leaves behind is first written under a temporary name in the same
 that a crash, a full disk or Ctrl-C never leaves half a file under a name that somebody will read.
 """
 
+import csv
+import io
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -131,6 +133,15 @@ def write_parts(path: Path, parts: Iterable[Buffer], over: Path | None = None) -
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file, whole or not at all."""
     write_bytes(path, text.encode())
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table, whole or not at all."""
+    content = io.StringIO()
+    writer = csv.writer(content, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_text(path, content.getvalue())
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segformer3d.errors import DataError
-from segformer3d.files import write_text
+from segformer3d.files import write_csv
 
 if TYPE_CHECKING:
     from segformer3d.layouts.files import CaseFiles
@@ -68,11 +68,7 @@ def write_quarantine(path: Path, listed: Mapping[str, str]) -> None:
     Raises:
         StorageError: it cannot be written.
     """
-    content = io.StringIO()
-    writer = csv.writer(content, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    writer.writerows(sorted(listed.items()))
-    write_text(path, content.getvalue())
+    write_csv(path, _COLUMNS, sorted(listed.items()))
 
 
 def with_quarantine(cases: "Iterable[CaseFiles]", path: Path | None) -> "tuple[CaseFiles, ...]":

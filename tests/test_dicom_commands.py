@@ -136,6 +136,23 @@ def test_prediction_says_what_it_leaves_out(tmp_path: Path, tiny_task: Task) -> 
     assert "1 predicted, 1 set aside" in printed
 
 
+def test_nifti_goes_before_dicom(tmp_path: Path, tiny_task: Task) -> None:
+    """A dataset keeps its sources below it, as BIDS does; and a folder with neither is said to hold neither."""
+    model = tmp_path / "model.safetensors"
+    save(model, build(tiny_task.model), tiny_task)
+    write_series(tmp_path / "data" / "sourcedata", noise((14, 13, 12)))
+    nib.save(nib.Nifti1Image(noise((14, 13, 12)), np.eye(4)), tmp_path / "data" / "scan.nii.gz")
+    printed, _ = run("predict", "--model", model, "--image", tmp_path / "data", "--out", tmp_path / "out")
+    assert "1 predicted" in printed
+    assert (tmp_path / "out" / "scan.nii.gz").is_file()
+    one = tmp_path / "data" / "sourcedata" / "IM0000"
+    _, err = run("predict", "--model", model, "--image", one, "--out", tmp_path / "out", code=1)
+    assert "it has 1 slices" in err
+    for path in (tmp_path / "out" / "nowhere", Path(__file__).parent / "segformer3d"):
+        _, err = run("predict", "--model", model, "--image", path, "--out", tmp_path / "out", code=1)
+        assert "no NIfTI image (.nii or .nii.gz), no DICOM series" in err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -14,7 +14,7 @@ from segformer3d.dicom.importing import Imported, Order, import_series
 from segformer3d.dicom.pseudonyms import PRIVATE
 from segformer3d.dicom.selection import Refused, contrast_wishes, read_wishes
 from segformer3d.errors import ConfigurationError
-from segformer3d.tasks import get_task
+from segformer3d.tasks import named_task
 from segformer3d.terminal import make_console
 
 
@@ -40,7 +40,7 @@ def import_and_print(
 def _order(
     source: Sequence[str], out: str, task: str | None, contrast: Sequence[str], structure: Sequence[str]
 ) -> Order:
-    chosen = get_task(task) if task is not None else None
+    chosen = named_task(task) if task is not None else None
     if structure and chosen is None:
         raise ConfigurationError("--structure needs --task, which says what the structures' label values are")
     names = [named.name for named in chosen.structures] if chosen else None

@@ -74,17 +74,8 @@ def is_blank(path: Path) -> bool:
     return not any(_head(path))
 
 
-def is_dicom_source(path: Path) -> bool:
-    """Whether a path is a DICOM file, or a folder with one somewhere below it and no NIfTI dataset in it."""
-    if not path.is_dir():
-        return is_dicom(path)
-    if any((path / name).exists() for name in ("dataset.json", "images")) or any(path.glob("*.nii*")):
-        return False
-    return any(is_dicom(file) for file in files_below(path))
-
-
 def files_below(folder: Path) -> Iterator[Path]:
-    """Every file below a folder, or the file itself, sorted; hidden ones left out.
+    """Every file below a folder, or the file itself, sorted; hidden ones left out. What does not exist has none.
 
     Raises:
         DataError: a folder cannot be read.
@@ -92,7 +83,7 @@ def files_below(folder: Path) -> Iterator[Path]:
     if folder.is_file():
         yield folder
         return
-    for where, folders, files in os.walk(folder, onerror=_unreadable_folder):
+    for where, folders, files in os.walk(folder, onerror=_unreadable_folder) if folder.exists() else ():
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(where, name) for name in sorted(files) if not name.startswith("."))
 

@@ -1,6 +1,6 @@
-"""What an import says about itself: `dataset.json` for segfed, `manifest.json` for people, and what is kept private.
+"""What an import says about itself: `dataset.json` and `scanners.csv` for segfed, `manifest.json` for people.
 
-Neither of the two open files holds a name, an id, a date, a UID or a free text of the source but the scanner's maker
+None of the three holds a name, an id, a date, a UID or a free text of the source but the scanner's maker
 and model. Series and patients stand there by their pseudonyms.
 """
 
@@ -21,11 +21,13 @@ from segformer3d.dicom.pseudonyms import PRIVATE, Pseudonyms
 from segformer3d.dicom.selection import Case, Refused, Selected
 from segformer3d.dicom.series import Found
 from segformer3d.errors import DataError
-from segformer3d.files import write_json
+from segformer3d.files import write_csv, write_json
 from segformer3d.layouts.description import read_description
 from segformer3d.tasks import Task
 
 FILE = "manifest.json"
+# What is kept of an image's scanner, and stands in `scanners.csv` for each case: `segfed evaluate --strata` reads it.
+SCANNER_FACTS = ("modality", "manufacturer", "model", "field_strength_tesla")
 
 
 def describe_case(
@@ -126,7 +128,7 @@ class Manifest:
         self.refused[refused.name] = {"name": refused.name, "reason": refused.reason}
 
     def write(self, counts: Mapping[str, Any]) -> None:
-        """Both open files.
+        """The open files.
 
         Raises:
             StorageError: one cannot be written.
@@ -144,6 +146,7 @@ class Manifest:
             },
         )
         write_json(self.out / "dataset.json", _dataset(cases, self.task, self.contrasts))
+        write_csv(self.out / "scanners.csv", ("case", *SCANNER_FACTS), map(_scanner_facts, cases))
 
 
 def _read(out: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,7 +169,7 @@ def _dataset(cases: Sequence[Mapping[str, Any]], task: Task | None, contrasts: S
     """Decathlon's `dataset.json`: labelled cases to train on, the others to predict ("test")."""
     training = [_entry(case) for case in cases if case["label"]]
     test = [_entry(case) for case in cases if not case["label"]]
-    modalities = task.modalities if task else contrasts or ["unknown"]
+    modalities = task.modalities if task else contrasts or [_modality(cases)]
     return {
         "name": task.name if task else "imported",
         "description": "imported from DICOM by segfed; identifiers are left out",
@@ -183,6 +186,18 @@ def _entry(case: Mapping[str, Any]) -> dict[str, Any]:
     files = [image["file"] for image in case["images"]]
     entry = {"image": files if len(files) > 1 else files[0], "patient": case["patient"]}
     return {**entry, "label": case["label"]["file"]} if case["label"] else entry
+
+
+def _modality(cases: Sequence[Mapping[str, Any]]) -> str:
+    """What all images were taken with, as datasets say it; a mixture is unknown."""
+    taken = {image["modality"] for case in cases for image in case["images"]}
+    return {"CT": "CT", "MR": "MRI", "PT": "PET"}[taken.pop()] if len(taken) == 1 else "unknown"
+
+
+def _scanner_facts(case: Mapping[str, Any]) -> list[object]:
+    """A row: contrasts of one study come from one scanner, so that the first speaks for all."""
+    first = case["images"][0]
+    return [case["case"], *("" if first[fact] is None else first[fact] for fact in SCANNER_FACTS)]
 
 
 def _labels(task: Task) -> dict[str, str]:

@@ -8,7 +8,7 @@ def import_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("source", metavar="DIR", nargs="+", help="folders of DICOM files, searched to the last subfolder")
     add("--out", metavar="DIR", required=True, help="dataset folder to write, or to add to")
-    add("--task", metavar="NAME", help="what is to be segmented: reads labels, and refuses other modalities")
+    add("--task", metavar="NAME", help="built-in task or TOML file: reads labels, refuses other modalities")
     _contrast_option(command)
     add(
         "--structure",

@@ -21,6 +21,7 @@ from segformer3d.dicom.selection import Refused, Wish, contrast_wishes, modality
 from segformer3d.errors import ConfigurationError, DataError
 from segformer3d.files import StorageError
 from segformer3d.patients import patient_of
+from segformer3d.strata import read_facts
 from segformer3d.tasks import get_task
 
 from .test_labels import masks, write_seg
@@ -79,6 +80,26 @@ def test_the_manifest_says_what_was_kept(tmp_path: Path) -> None:
     assert told["last_import"]["not_dicom"] == 1
     assert told["refused"] == [{"name": imported.refused[0].name, "reason": imported.refused[0].reason}]
     assert told["refused"][0]["reason"].startswith("it has 2 slices")
+
+
+def test_scanners_are_strata(tmp_path: Path) -> None:
+    write_series(tmp_path / "in" / "a")
+    write_series(tmp_path / "in" / "b", change=lambda dataset, k: dataset.pop("MagneticFieldStrength"))
+    imported = run(tmp_path / "in", out=tmp_path / "out")
+    told = read_facts(tmp_path / "out" / "scanners.csv")
+    assert told.keys() == {case["case"] for case in imported.cases}
+    assert sorted(dict(facts)["field_strength_tesla"] for facts in told.values()) == ["", "3.0"]
+    assert {dict(facts)["model"] for facts in told.values()} == {"Spin 3000"}
+
+
+@pytest.mark.parametrize(
+    ("modalities", "said"), [(["MR"], "MRI"), (["CT", "CT"], "CT"), (["PT"], "PET"), (["CT", "MR"], "unknown")]
+)
+def test_the_dataset_says_what_its_images_are(tmp_path: Path, modalities: list[str], said: str) -> None:
+    for number, modality in enumerate(modalities):
+        write_series(tmp_path / "in" / str(number), modality=modality)
+    run(tmp_path / "in", out=tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["modality"] == {"0": said}
 
 
 def test_labelled_cases_are_to_train_on_and_all_are_to_predict(tmp_path: Path) -> None:
@@ -266,7 +287,7 @@ def test_nothing_that_leaves_the_private_folder_holds_an_identifier(tmp_path: Pa
     write_series(tmp_path / "Doe_VIP" / DATE / "scout", noise((9, 7, 2)), study=study, description="VIP scout")
     import_series(Order((tmp_path / "Doe_VIP",), out, HIPPOCAMPUS), told.append, told.append)
     files = [path for path in out.rglob("*") if path.is_file() and "private" not in path.parts]
-    assert len(files) == 4
+    assert len(files) == 5
     uids = [dataset.SOPInstanceUID for dataset in slices] + [slices[0].SeriesInstanceUID]
     for path in files:
         content = path.read_bytes() if path.suffix != ".gz" else nib.load(path).to_bytes() + path.read_bytes()

@@ -17,7 +17,6 @@ from segformer3d.cases import CaseFiles
 from segformer3d.dataset import SetAside
 from segformer3d.dicom.codes import codes_of
 from segformer3d.dicom.labels import read_label
-from segformer3d.dicom.library import is_dicom_source
 from segformer3d.dicom.predicting import WAYS, find_sources
 from segformer3d.errors import ConfigurationError, DataError
 from segformer3d.inference import predict_label, predict_masks
@@ -264,16 +263,6 @@ def test_nothing_to_predict_is_said_with_the_first_reason(tmp_path: Path, tiny_t
     write_series(tmp_path / "in", modality="CT")
     with pytest.raises(DataError, match=r"no series can be predicted; s[0-9a-f]{12}: it is a CT scan"):
         find_sources(tmp_path / "in", tiny_task, (), tmp_path / "out")
-
-
-def test_nifti_goes_before_dicom(tmp_path: Path) -> None:
-    write_series(tmp_path / "in")
-    assert is_dicom_source(tmp_path)
-    assert is_dicom_source(tmp_path / "in" / "IM0000")
-    assert not is_dicom_source(Path(__file__))
-    assert not is_dicom_source(tmp_path / "missing")
-    as_nifti(tmp_path / "scan.nii.gz", noise())
-    assert not is_dicom_source(tmp_path)
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
