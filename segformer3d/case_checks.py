@@ -15,8 +15,8 @@ from segformer3d.task import Task
 
 Channel = NDArray[Any]
 
-# Air is -1000 Hounsfield units, and scanners fill what lies outside their field of view with -1024 to -3024. No MRI has
-# as many voxels as low as that; the few negative ones that resampling makes are near 0.
+# Air is -1000 Hounsfield units, and scanners fill what lies outside their field of view with -1024 to -3024. An MRI has
+# few negative voxels, which resampling makes, and phase images go down to -4096.
 _AIR_HU = (-3100.0, -900.0)
 _AIR_SHARE = 0.01
 
@@ -83,7 +83,7 @@ def _check_kind(name: str, channel: Channel, lowest: float, task: Task) -> None:
     """Whether a channel can be the CT that is asked for, or the MRI."""
     if contrast(name) != "ct" and task.intensity != "window":
         low, high = _AIR_HU
-        if lowest < high and ((channel >= low) & (channel <= high)).mean() > _AIR_SHARE:
+        if low <= lowest <= high and (channel <= high).mean() > _AIR_SHARE:
             raise CaseError(
                 f"the image is a CT by its values (air at -1000 Hounsfield units), and task {task.name} takes {name}; "
                 "choose a task for CT"

@@ -64,7 +64,10 @@ def _try_layouts(folder: Path) -> tuple[Cases, Mapping[str, str]]:
     """The cases of the first layout that fits; else none, and what each layout misses."""
     missing: dict[str, str] = {}
     for layout in LAYOUTS:
-        found = layout.find(folder)
+        try:
+            found = layout.find(folder)
+        except OSError as error:
+            raise DataError(f"{folder} cannot be looked into ({error.strerror}); change its permissions") from error
         if found.cases:
             return _in_order(folder, found.cases), {}
         missing[layout.name] = found.missing

@@ -25,7 +25,7 @@ class _Naming:
     sign: str
 
     def path(self, folder: Path, what: str) -> Path | None:
-        stem = f"{folder.name}{self.sign}{what}"
+        stem = f"{folder.absolute().name}{self.sign}{what}"  # "." has no name
         return next(iter(existing(*(folder / f"{stem}{ending}" for ending in ENDINGS))), None)
 
 
@@ -61,14 +61,10 @@ def _case(naming: _Naming, folder: Path) -> CaseFiles | None:
     images = {contrast: path for contrast, path in paths.items() if path is not None}
     if not images:
         return None
+    name, label = folder.absolute().name, naming.path(folder, "seg")
+    contrasts = tuple(images)
     return CaseFiles(
-        folder.name,
-        tuple(images.values()),
-        naming.path(folder, "seg"),
-        patient_of_name(folder.name),
-        tuple(images),
-        _facts(folder.name),
-        benchmark=naming.task,
+        name, tuple(images.values()), label, patient_of_name(name), contrasts, _facts(name), benchmark=naming.task
     )
 
 

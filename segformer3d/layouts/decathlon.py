@@ -39,7 +39,7 @@ def _entry(folder: Path, number: int, entry: object, described: Mapping[str, Any
     # A label has the name of its case in every layout; image names carry channel numbers when there are several.
     name, first = case_name(Path(label)), case_name(Path(images[0]))
     name = name if len(images) > 1 or first == f"{name}_0000" else first
-    contrasts = known_channels(described, len(images)) if len(images) > 1 else ()
+    contrasts = known_channels(described, len(images))
     return CaseFiles(name, tuple(folder / image for image in images), folder / label, patient, contrasts)
 
 

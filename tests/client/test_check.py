@@ -210,6 +210,14 @@ def test_through_the_hospitals_proxy(
     assert set(asked) == {f"CONNECT localhost:{port}"}
 
 
+def test_data_for_a_task_of_ones_own_are_counted(make_site: MakeSite) -> None:
+    folder = make_site(free_port())
+    settings = folder / "site.toml"
+    settings.write_text(settings.read_text().replace('# tasks = ["hippocampus"]', 'tasks = ["left-ventricle"]'))
+    (data,) = [finding for finding in check_site(read_site_file(folder)) if finding.what == "data"]
+    assert (data.passed, data.found) == (True, "10 cases, which are read when a run brings its task")
+
+
 def test_the_command_says_in_one_line_what_failed(make_site: MakeSite, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_site(free_port())
     with pytest.raises(

@@ -10,6 +10,7 @@ from client.contract import EVALUATE, PREPARE, TRAIN
 from client.failures import SITE_FAILURE, SiteFailure, describe, read_error
 from segformer3d.errors import CheckpointError, ConfigurationError, DataError, ReplyError
 from segformer3d.files import StorageError
+from segformer3d.held_out import HeldOutError
 
 SECRET = "/data/Jane_Doe/scan.nii.gz"
 
@@ -24,6 +25,7 @@ def storage_error(number: int) -> StorageError:
     ("error", "said"),
     [
         (DataError(SECRET), "no usable case; see the log at the site"),
+        (HeldOutError(SECRET), "its data hold held-out cases of the published protocol; leave them out at the site"),
         (OSError(errno.ENOSPC, "x", SECRET), "its disk is full; free space at the site"),
         (storage_error(errno.ENOSPC), "its disk is full; free space at the site"),
         (storage_error(errno.EACCES), "a file could not be read or written (EACCES); see the log at the site"),

@@ -66,6 +66,10 @@ def test_the_file_that_init_writes_can_be_read(tmp_path: Path) -> None:
     site = read_site_file(tmp_path)
     assert (site.site.name, site.site.data, site.coordinator) == ("north", Path('/data/a "b" \\c'), ADDRESS)
     assert (site.site.work, site.proxy, site.site.limits) == (tmp_path / "work", None, SiteLimits())
+    assert not site.site.leave_out_published
+    told = (tmp_path / SITE_FILE).read_text().replace("# leave_out_published", "leave_out_published")
+    (tmp_path / SITE_FILE).write_text(told)
+    assert read_site_file(tmp_path).site.leave_out_published
 
 
 WHOLE = 'name = "north"\ndata = "d"\n[coordinator]\naddress = "h:1"\ncertificate = "c"\n'
@@ -85,6 +89,7 @@ WHOLE = 'name = "north"\ndata = "d"\n[coordinator]\naddress = "h:1"\ncertificate
         (WHOLE + "[limits]\nsmallest_cohort = 0\n", "smallest_cohort must be"),
         (WHOLE.replace('"north"', '"../north"'), "a site's name takes"),
         ("limits = 3\n" + WHOLE, "limits must be a table"),
+        ("leave_out_published = 1\n" + WHOLE, "leave_out_published must be true or false"),
     ],
 )
 def test_each_mistake_in_the_file_is_one_line(text: str, told: str, tmp_path: Path) -> None:

@@ -71,6 +71,12 @@ def test_one_folder_may_be_a_case_itself(tmp_path: Path) -> None:
     assert find_images(tmp_path / "TCGA-DU-7294") == find_cases(tmp_path)
 
 
+def test_the_folder_that_one_is_in_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    brats(tmp_path, "a", OLD, "_")
+    monkeypatch.chdir(tmp_path / "a")
+    assert find_images(Path())[0].name == "a"
+
+
 def test_two_namings_in_one_folder_are_refused(tmp_path: Path) -> None:
     brats(tmp_path, "a", OLD, "_")
     brats(tmp_path, "b", NEW, "-")

@@ -56,6 +56,15 @@ def test_a_federation_file_says_what_a_run_is(tmp_path: Path) -> None:
     assert settings.task.model.embed_dims == (8, 16)
 
 
+def test_a_task_of_ones_own_lies_beside_the_file(tmp_path: Path) -> None:
+    own = 'name = "own"\nmodalities = ["CT"]\n[[structures]]\nname = "mass"\nlabels = [1]\n'
+    (tmp_path / "own.toml").write_text(own)
+    task = read_federation_file(write(tmp_path, 'task = "own.toml"\nrounds = 2\n')).settings.task
+    assert (task.name, task.modalities) == ("own", ("CT",))
+    with pytest.raises(ConfigurationError, match=r"federation\.toml: cannot read the task no\.toml"):
+        read_federation_file(write(tmp_path, 'task = "no.toml"'))
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

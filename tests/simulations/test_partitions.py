@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from segformer3d.cases import CaseFiles, find_cases
 from segformer3d.errors import ConfigurationError, DataError
+from segformer3d.held_out import HeldOutError, held_out_of
 from simulations.partitions import (
     MINIMUM_CASES,
     PARTITIONS,
@@ -288,3 +289,112 @@ def test_hippocampus(tmp_path, partition):
         scales = [[raw_intensity(case) for case in cases[folder.name]] for folder in folders.sites]
         assert all(max(low) <= min(high) for low, high in pairwise(scales))
         assert min(scales[3]) - max(scales[0]) > 0.2
+
+
+# --- Published held-out cases ----------------------------------------------------------------------------------------
+
+PUBLISHED = held_out_of("acdc").names
+OTHERS = tuple(f"patient{number:03d}" for number in (1, 4, 5, 6, 7))
+
+
+def hearts(folder, patients):
+    """ACDC by its names alone: the files are empty."""
+    for patient in patients:
+        place = folder / patient
+        place.mkdir(parents=True)
+        for frame in ("frame01", "frame12"):
+            (place / f"{patient}_{frame}.nii.gz").write_bytes(b"image")
+            (place / f"{patient}_{frame}_gt.nii.gz").write_bytes(b"label")
+        (place / "Info.cfg").write_text("ED: 1\nES: 12\nGroup: NOR\n")
+    return folder
+
+
+def patients_in(folder):
+    return {case.patient for case in find_cases(folder)}
+
+
+@pytest.mark.parametrize("partition", ["iid", "quantity", "intensity"])
+def test_the_published_cases_are_what_is_held_out(tmp_path, partition):
+    source = hearts(tmp_path / "source", (*PUBLISHED, *OTHERS))
+    folders = write_partition(source, tmp_path / "sites", partition, sites=2, seed=0, task="acdc")
+    assert patients_in(folders.held_out) == set(PUBLISHED)
+    assert len(find_cases(folders.held_out)) == 40, "both frames of each"
+    first, second = (patients_in(folder) for folder in folders.sites)
+    assert not first & second
+    assert first | second == set(OTHERS)
+    facts = {case.facts for folder in (*folders.sites, folders.held_out) for case in find_cases(folder)}
+    assert facts == {(("frame", "ED"), ("group", "NOR")), (("frame", "ES"), ("group", "NOR"))}, "they go with the files"
+
+
+def test_some_published_cases_are_refused_or_used_nowhere(tmp_path):
+    source = hearts(tmp_path / "source", (*PUBLISHED[:3], *OTHERS))
+    with pytest.raises(HeldOutError, match=r"contains 3 of the 20 held-out patients .* 17 are missing or incomplete"):
+        write_partition(source, tmp_path / "no", "iid", sites=2, seed=0, task="acdc")
+    assert not (tmp_path / "no").exists()
+    folders = write_partition(source, tmp_path / "sites", "iid", sites=2, seed=0, task="acdc", leave_out_published=True)
+    places = (*folders.sites, folders.held_out)
+    assert sorted(name for folder in places for name in patients_in(folder)) == sorted(OTHERS)
+    assert patients_in(folders.held_out), "a share, as ever"
+
+
+def test_a_task_without_a_protocol_holds_out_a_share(tmp_path):
+    source = hearts(tmp_path / "source", (*PUBLISHED[:3], *OTHERS))
+    folders = write_partition(source, tmp_path / "sites", "iid", sites=2, seed=0, task="left-ventricle")
+    assert len(patients_in(folders.held_out)) == 2
+
+
+# --- Layouts ---------------------------------------------------------------------------------------------------------
+
+
+def write_files(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"scan")
+
+
+def as_nnunet(folder):
+    for case in "abcdef":
+        write_files(folder, f"imagesTr/{case}_0000.nii.gz", f"imagesTr/{case}_0001.nii.gz", f"labelsTr/{case}.nii.gz")
+    described = {"channel_names": {"0": "T1", "1": "FLAIR"}, "labels": {"background": 0, "lesion": 1}, "numTraining": 6}
+    (folder / "dataset.json").write_text(json.dumps(described))
+
+
+def as_nnunet_of_one_channel(folder):
+    for case in "abcdef":
+        write_files(folder, f"imagesTr/{case}_0000.nii.gz", f"labelsTr/{case}.nii.gz")
+    described = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "mass": 1}, "numTraining": 6}
+    (folder / "dataset.json").write_text(json.dumps(described))
+
+
+def as_brats(folder):
+    for patient in "12345":
+        for visit in ("000", "001"):
+            case = f"BraTS-GLI-0000{patient}-{visit}"
+            write_files(folder, *[f"{case}/{case}-{kind}.nii.gz" for kind in ("t1n", "t1c", "t2w", "t2f", "seg")])
+
+
+def as_btcv(folder):
+    for number in range(5, 11):
+        write_files(folder, f"img/img{number:04d}.nii.gz", f"label/label{number:04d}.nii.gz")
+
+
+def as_bids(folder):
+    for subject in "abcdef":
+        name = f"sub-{subject}/anat/sub-{subject}"
+        write_files(folder, f"{name}_T1w.nii.gz", f"{name}_FLAIR.nii.gz", f"derivatives/x/{name}_dseg.nii.gz")
+    rows = [f"sub-{subject}\tLeeds" for subject in "abcdef"]
+    (folder / "participants.tsv").write_text("\n".join(["participant_id\tsite", *rows]))
+
+
+@pytest.mark.parametrize("write", [as_nnunet, as_nnunet_of_one_channel, as_brats, as_btcv, as_bids])
+def test_every_layout_is_dealt_so_that_a_site_finds_the_same_cases(tmp_path, write):
+    def told(case):
+        return case.name, [path.name for path in case.images], case.label.name, case.patient, case.contrasts, case.facts
+
+    write(tmp_path / "source")
+    cases = find_cases(tmp_path / "source")
+    folders = write_partition(tmp_path / "source", tmp_path / "sites", "iid", sites=2, seed=0)
+    places = [find_cases(folder) for folder in (*folders.sites, folders.held_out)]
+    assert sorted(told(case) for place in places for case in place) == sorted(told(case) for case in cases)
+    patients = [{case.patient or case.name for case in place} for place in places]
+    assert sum(map(len, patients)) == len(set.union(*patients)), "no patient is in two places"
