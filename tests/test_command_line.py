@@ -145,6 +145,18 @@ def test_help_names_every_command_and_does_not_wait_for_pytorch():
     assert time.perf_counter() - began < 60
 
 
+def test_training_takes_a_prepared_cache_and_leaves_out_what_is_quarantined(tmp_path, dataset, config):
+    run("data", "prepare", dataset, "--out", tmp_path / "cache")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.npy")}
+    (tmp_path / "list.csv").write_text("case,reason\ncase_03,moved\n")
+    words = ["--data", dataset, "--config", config, "--epochs", 1, "--out", tmp_path / "out"]
+    done = run("train", *words, "--cache", tmp_path / "cache", "--quarantine", tmp_path / "list.csv")
+    assert "15 used, 1 set aside" in done.stdout
+    assert "set aside case_03: quarantined: moved" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.npy")} == before
+    assert not (tmp_path / "out" / "cache").exists()
+
+
 def test_a_federation_leaves_a_whole_run_folder(finished):
     told = summary(finished)
     assert told["task"] == "tiny"
