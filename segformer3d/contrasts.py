@@ -29,7 +29,7 @@ def images_for(files: CaseFiles, task: Task) -> tuple[Path, ...]:
     """The case's image files for a task, in the order of its contrasts.
 
     Where the names of both are known, they decide: a file that the task does not ask for is left out. Where none of
-    them is known to both (a task's "MRI" and a file's "T1w"), the files are taken in their order.
+    them is known to both (a task's "MRI" and a file's "T1w"), files are taken in their order, and so is one 4D file.
 
     Raises:
         CaseError: a contrast is missing or there twice, or one of the two is CT and the other is not.
@@ -42,7 +42,7 @@ def images_for(files: CaseFiles, task: Task) -> tuple[Path, ...]:
             f"the dataset says that its images are {', '.join(files.contrasts)}, and task {task.name} takes "
             f"{', '.join(task.modalities)}; choose a task for such images"
         )
-    if not set(there) & set(wanted) and len(there) == len(wanted):
+    if not set(there) & set(wanted) and (len(there) == len(wanted) or len(files.images) == 1):
         return files.images
     for name, key in zip(task.modalities, wanted, strict=True):
         if there.count(key) != 1:

@@ -216,7 +216,10 @@ def test_a_lost_rescale_intercept_is_said(tmp_path: Path, make_dataset: MakeData
     task = replace(tiny_task, modalities=("CT",), intensity="window", window=(-175.0, 250.0))
     cases = {chr(97 + n): (sound_case(n)[0] - 200, sound_case(n)[1]) for n in range(11)}
     cases["z"] = (sound_case(20)[0] + 300 - 400 * (np.indices(SHAPE)[0] == 0), sound_case(20)[1])
-    findings = found(make_dataset(tmp_path / "data", cases), task)
+    folder = make_dataset(tmp_path / "data", cases)
+    described = folder / "dataset.json"
+    described.write_text(described.read_text().replace("MRI", "CT"))
+    findings = found(folder, task)
     assert [(rule, case) for rule, case, _ in findings if rule == "intensity"] == [("intensity", "z")]
 
 
