@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,6 @@ import pytest
 import torch
 
 import segfed
-import simulations.run
 from segformer3d.checkpoint import load, save
 from segformer3d.model import build
 from segformer3d.tasks import task_of_folder
@@ -51,14 +50,6 @@ def blob_case(seed: int) -> tuple[np.ndarray, np.ndarray]:
     label = np.where(inside, np.where(x > centre[0], 2, 1), 0).astype(np.uint8)
     image = generator.normal(1, 0.2, label.shape) + label  # above 0, as the voxels of an MRI are
     return (image * generator.uniform(50, 5000)).astype(np.float32), label
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_core() -> Iterator[None]:
-    """A simulation of one site at a time gives it all cores; a tiny model takes several times as long on two."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(simulations.run, "cores", lambda: 1)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 import segfed
 from client.privacy.ledger import read_ledger
 
-from .test_command_line import config, dataset, one_core, one_line, run, simulate, summary  # noqa: F401 - fixtures
+from .test_command_line import config, dataset, one_line, run, simulate, summary  # noqa: F401 - some are fixtures
 
 PRIVATE = ("--epsilon", 8, "--delta", 1e-4)
 
