@@ -33,7 +33,7 @@ def read_task_file(path: Path) -> Task:
     Raises:
         ConfigurationError: the file cannot be read, or a value breaks its rule; one line names file, rule and value.
     """
-    values = read_toml(path, "--task takes the name of a task, or a TOML file that describes one")
+    values = read_toml(path, "a task is the name of a built-in one, or a TOML file that describes one")
     try:
         return _task(values)
     except ConfigurationError as error:

@@ -1,6 +1,7 @@
 """Models at rest: bit-equal round trips, the published formats, and one line for whatever is no such file."""
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import segformer3d
-from segformer3d.checkpoint import from_published, load, load_state, load_task, read_weights, save
+from segformer3d.checkpoint import from_published, load, load_state, load_task, read_weights, save, weights_sha256
 from segformer3d.config import ModelConfig
 from segformer3d.errors import CheckpointError
 from segformer3d.files import StorageError
@@ -287,3 +288,9 @@ def test_files_hold_tensors_and_text_only(tmp_path: Path, tiny_config: ModelConf
     path = tmp_path / "model.safetensors"
     save(path, build(tiny_config))
     assert load_file(path).keys() == build(tiny_config).state_dict().keys()
+
+
+def test_the_hash_is_that_of_names_types_shapes_and_bytes() -> None:
+    a, b = torch.arange(6, dtype=torch.float32).reshape(2, 3), torch.tensor(7)
+    packed = [b"a float32 (2, 3)\n", a.numpy().tobytes(), b"b int64 ()\n", b.numpy().tobytes()]
+    assert weights_sha256({"b": b, "a": a}) == hashlib.sha256(b"".join(packed)).hexdigest()
