@@ -16,8 +16,10 @@ from segformer3d.task import Task
 Channel = NDArray[Any]
 
 # Air is -1000 Hounsfield units, and scanners fill what lies outside their field of view with -1024 to -3024. An MRI has
-# few negative voxels, which resampling makes, and phase images go down to -4096.
-_AIR_HU = (-3100.0, -900.0)
+# few negative voxels, which resampling makes; phase images go down to -4096; one without its mean has a slope of them.
+_LOWEST_HU = (-3100.0, -900.0)
+_AIR_HU = (-1100.0, -900.0)
+_ABOVE_AIR_HU = (-900.0, -700.0)
 _AIR_SHARE = 0.01
 
 
@@ -82,8 +84,7 @@ def _extremes(channels: Sequence[Channel]) -> tuple[tuple[float, float], ...]:
 def _check_kind(name: str, channel: Channel, lowest: float, task: Task) -> None:
     """Whether a channel can be the CT that is asked for, or the MRI."""
     if contrast(name) != "ct" and task.intensity != "window":
-        low, high = _AIR_HU
-        if low <= lowest <= high and (channel <= high).mean() > _AIR_SHARE:
+        if _LOWEST_HU[0] <= lowest <= _LOWEST_HU[1] and _has_air(channel, lowest):
             raise CaseError(
                 f"the image is a CT by its values (air at -1000 Hounsfield units), and task {task.name} takes {name}; "
                 "choose a task for CT"
@@ -93,6 +94,21 @@ def _check_kind(name: str, channel: Channel, lowest: float, task: Task) -> None:
             f"the image holds no negative value, so it is no CT in Hounsfield units as task {task.name} takes it; "
             "export it again with its rescale intercept, or choose another task"
         )
+
+
+def _has_air(channel: Channel, lowest: float) -> bool:
+    """Whether low values pile up as the air of a CT does: around -1000, or at the whole number that fills the outside.
+
+    A slope of low values is no pile, nor is a background of one broken number, which is zero less an image's mean.
+    """
+    outside = int((channel == lowest).sum())
+    air = _count(channel, _AIR_HU) - (outside if lowest >= _AIR_HU[0] else 0)
+    pile = air + (outside if lowest.is_integer() else 0)
+    return pile > max(_AIR_SHARE * channel.size, 2 * _count(channel, _ABOVE_AIR_HU))
+
+
+def _count(channel: Channel, between: tuple[float, float]) -> int:
+    return int(((channel >= between[0]) & (channel <= between[1])).sum())
 
 
 def check_labels(values: Iterable[Any], task: Task) -> None:

@@ -89,9 +89,9 @@ def _in_order(folder: Path, cases: Cases) -> Cases:
 
 
 def _with_patient(case: CaseFiles) -> CaseFiles:
-    """The case names of ACDC and BraTS 2023 tell the patient in any layout that they are copied to."""
-    told = case.patient or acdc.patient_of_name(case.name) or brats.patient_of_name(case.name)
-    return replace(case, patient=told)
+    """Some datasets' case names tell the patient in any layout that they are copied to."""
+    told = (benchmark.patient_of_name(case.name) for benchmark in (acdc, brats, decathlon))
+    return replace(case, patient=case.patient or next(filter(None, told), None))
 
 
 def _no_layout(folder: Path, missing: Mapping[str, str]) -> str:

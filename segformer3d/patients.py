@@ -1,8 +1,8 @@
 r"""Which cases belong to one patient: the unit of privacy, of partitions and of splits.
 
 A patient with two visits has two cases. The dataset may say whose a case is ("patient" in `dataset.json`, the folders
-of ACDC, the names of BraTS 2023, the subjects of BIDS); else a pattern finds the patient in the case's name
-("scan-17-visit-2" with `scan-\d+`); else every case is a patient of its own.
+of ACDC, the names of BraTS 2023 and of Decathlon's hippocampi, the subjects of BIDS); else a pattern finds the patient
+in the case's name ("scan-17-visit-2" with `scan-\d+`); else every case is a patient of its own.
 """
 
 import re

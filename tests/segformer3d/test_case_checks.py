@@ -187,6 +187,22 @@ def test_a_ct_given_to_an_mri_task_is_refused(
     assert "the image is a CT by its values (air at -1000 Hounsfield units), and task tiny takes MRI" in text
 
 
+def test_a_ct_with_noise_in_its_air_is_found(tmp_path: Path, write_nifti: WriteNifti, tiny_task: Task) -> None:
+    noise = np.random.default_rng(1).normal(0, 25, SHAPE).astype(np.float32)  # resampled: no whole numbers
+    image = with_air(scan(-150, 300), -1000) + noise
+    assert "is a CT by its values" in refusal(single(tmp_path, write_nifti, image), tiny_task)
+
+
+@pytest.mark.parametrize("spread", [350, 450, 600, 800])
+def test_an_mri_without_its_mean_is_no_ct(
+    tmp_path: Path, write_nifti: WriteNifti, tiny_task: Task, spread: float
+) -> None:
+    slope = np.random.default_rng(2).normal(0, spread, (20, 20, 20)).astype(np.float32).clip(-3000)
+    read_case(single(tmp_path / "slope", write_nifti, slope), tiny_task)
+    background = with_air(scan(0, 3000), 0) - np.float32(1003.4)
+    read_case(single(tmp_path / "background", write_nifti, background), tiny_task)
+
+
 def test_mri_with_some_negative_voxels_is_no_ct(tmp_path: Path, write_nifti: WriteNifti, tiny_task: Task) -> None:
     ringing = with_air(scan(0, 30_000), -1500, share=0.005)
     assert read_case(single(tmp_path, write_nifti, ringing), tiny_task).image.min() == -1500

@@ -1,9 +1,12 @@
-"""Which files make up a case in the layouts of challenges and tools. Only names count, so the files here are empty."""
+"""Which files make up a case in the layouts of challenges and tools. Names count, so nearly all files are empty."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from segformer3d.cases import LAYOUTS, CaseFiles, find_cases, find_images
@@ -28,6 +31,31 @@ def brats(folder: Path, name: str, parts: tuple[str, ...], sign: str, ending: st
 def one(folder: Path) -> CaseFiles:
     (case,) = find_cases(folder)
     return case
+
+
+# --- Decathlon -------------------------------------------------------------------------------------------------------
+
+
+def test_two_crops_of_the_decathlons_hippocampi_are_one_patient(tmp_path: Path) -> None:
+    names = [f"hippocampus_{number:03d}" for number in (1, 2, 3, 5, 6, 10)]
+    entries = [{"image": f"imagesTr/{name}.nii.gz", "label": f"labelsTr/{name}.nii.gz"} for name in names]
+    entries.append({**entries[0], "label": "labelsTr/hippocampus_004.nii.gz", "patient": "somebody"})
+    entries[-1]["image"] = "imagesTr/hippocampus_004.nii.gz"
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": entries}))
+    whose = [str(case.patient).removeprefix("hippocampus-patient-") for case in find_cases(tmp_path)]
+    assert whose == ["001", "001", "002", "somebody", "003", "003", "005"], "a dataset that tells knows better"
+
+
+def test_two_crops_of_one_patient_are_of_one_scan(shared: Path) -> None:
+    """Intensities span four orders of magnitude between patients, and agree within one."""
+    means: dict[str | None, list[float]] = {}
+    for case in find_cases(shared / "data" / "hippocampus"):
+        means.setdefault(case.patient, []).append(float(np.mean(nib.load(case.images[0]).dataobj)))
+    within = [max(pair) / min(pair) for pair in means.values() if len(pair) == 2]
+    single = [pair[0] for pair in means.values()]
+    between = [max(pair) / min(pair) for pair in itertools.pairwise(single)]
+    assert (len(means), len(within)) == (148, 52)
+    assert np.median(within) < 1.05 < 1.2 < np.median(between)
 
 
 # --- BraTS -----------------------------------------------------------------------------------------------------------
