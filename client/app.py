@@ -12,10 +12,11 @@ from functools import partial
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.contract import EVALUATE, PREPARE, TRAIN, EvaluateRequest, PrepareRequest, TrainRequest, digest_of
+from client.contract import EVALUATE, PREPARE, TRAIN, EvaluateRequest, PrepareRequest, TrainRequest
 from client.failures import describe
 from client.outbox import Outbox
 from client.phases import evaluate_site, prepare_site, train_site
+from client.records import digest_of
 from client.site import SiteSettings
 from client.site_log import write_log
 from segformer3d.errors import SegfedError

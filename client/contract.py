@@ -3,13 +3,13 @@
 A run is one `query` (the site prepares its data), one `train` a round (the site measures the global model, then trains
 it) and one `evaluate` at the end (the site measures the final model). Requests carry the global weights in the record
 "arrays" and their settings in "config"; replies carry an update in "arrays", numbers in "metrics" and who answers what
-in "about". Reading is strict: records, names and types are exactly these, and any difference is a `ReplyError`.
+in "about". With SCAFFOLD both carry control variates in "control". Reading is strict: records, names and types are
+exactly these, and any difference is a `ReplyError`.
 
 In a private run the requests say what is asked for, and the replies what the site promises its patients; what the
 promise does not pay for is withheld: NaN, or a number that everyone knows (see `client.privacy.release`).
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,13 +22,15 @@ from client.names import CONTRACT_VERSION, RUN_NAME, SITE_NAME
 from client.privacy.promise import Promise
 from client.privacy.settings import PrivacySettings
 from client.records import check_names, read_fields, read_json, record_of
+from client.strategies.rule import LocalRule
 from client.weights import Weights, decode_weights, encode_weights, parameter_norm
 from segformer3d.errors import ReplyError
 from segformer3d.settings import TrainingSettings
 from segformer3d.tasks import Task, task_from_json
 from segformer3d.training import TrainingReport, ValidationReport
 
-ARRAYS, CONFIG, METRICS, ABOUT = "arrays", "config", "metrics", "about"
+ARRAYS, CONFIG, METRICS, ABOUT, CONTROL = "arrays", "config", "metrics", "about", "control"
+PLAIN = LocalRule()
 PREPARE, TRAIN, EVALUATE = MessageType.QUERY, MessageType.TRAIN, MessageType.EVALUATE
 
 # The numbers of each message by their names on the wire.
@@ -117,6 +119,8 @@ class TrainRequest:
         task, training: what to train on what, and how.
         weights: all of the global model.
         privacy: what is asked for, in a private run.
+        rule: the site's part of the strategy.
+        control: of SCAFFOLD, the mean control variate by parameter; None without.
     """
 
     run: str
@@ -128,12 +132,14 @@ class TrainRequest:
     training: TrainingSettings
     weights: Weights
     privacy: PrivacySettings | None = None
+    rule: LocalRule = PLAIN
+    control: Weights | None = None
 
     def encode(self) -> RecordDict:
         """The message's content."""
-        texts = {name: _text(getattr(self, name)) for name in ("task", "training", "privacy")}
+        texts = {name: _text(getattr(self, name)) for name in ("task", "training", "privacy", "rule")}
         config = _config(self.run, **texts, **_numbers(self, _ASKED))
-        return RecordDict({ARRAYS: encode_weights(self.weights), CONFIG: config})
+        return RecordDict({ARRAYS: encode_weights(self.weights), **_control(self.control), CONFIG: config})
 
     @classmethod
     def decode(cls, records: RecordDict) -> "TrainRequest":
@@ -141,13 +147,15 @@ class TrainRequest:
 
         Raises:
             ReplyError: it breaks the contract.
-            ConfigurationError: the task, the training settings or the privacy in it break a rule.
+            ConfigurationError: the task, the training settings, the privacy or the rule in it break a rule.
         """
-        values = _read_config(records, {ARRAYS, CONFIG}, {**_ASKED, "task": str, "training": str, "privacy": str})
+        texts = dict.fromkeys(("task", "training", "privacy", "rule"), str)
+        values = _read_config(records, {ARRAYS, CONFIG, *_has_control(records)}, {**_ASKED, **texts})
         values["privacy"] = _read_privacy(values["privacy"])
         values["task"] = task_from_json(read_json("task", values["task"]))
         values["training"] = TrainingSettings.from_json(read_json("training", values["training"]))
-        return cls(**values, weights=_read_weights(records))
+        values["rule"] = LocalRule.from_json(read_json("rule", values["rule"]))
+        return cls(**values, weights=_read_weights(records), control=_read_control(records, values["rule"]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +168,7 @@ class TrainReply:
         training: of the local training.
         validation: of the global model as received, on the site's own validation cases.
         promise: in a private run, with what was spent so far; `training.cases` is the public number of patients then.
+        control: of SCAFFOLD, how the site's control variate has changed, by parameter; None without.
     """
 
     site: str
@@ -169,6 +178,7 @@ class TrainReply:
     training: TrainingReport
     validation: ValidationReport
     promise: Promise | None = None
+    control: Weights | None = None
 
     @cached_property
     def update_norm(self) -> float:
@@ -181,7 +191,8 @@ class TrainReply:
             self.validation, _VALIDATION, "validation_"
         )
         about = _about(self.site, self.run, self.round, self.promise)
-        return RecordDict({ARRAYS: encode_weights(self.update), METRICS: MetricRecord(numbers), ABOUT: about})
+        arrays = {ARRAYS: encode_weights(self.update), **_control(self.control)}
+        return RecordDict({**arrays, METRICS: MetricRecord(numbers), ABOUT: about})
 
     @classmethod
     def decode(cls, records: RecordDict) -> "TrainReply":
@@ -190,10 +201,12 @@ class TrainReply:
         Raises:
             ReplyError: it breaks the contract.
         """
-        site, run, round_number, promise = _read_about(records, {ARRAYS, METRICS, ABOUT})
+        site, run, round_number, promise = _read_about(records, {ARRAYS, METRICS, ABOUT, *_has_control(records)})
         numbers = _read_metrics(records, _prefixed("training_", _TRAINING) | _prefixed("validation_", _VALIDATION))
         training = TrainingReport(**{name: numbers[f"training_{name}"] for name in _TRAINING})
-        return cls(site, run, round_number, _read_weights(records), training, _validation(numbers), promise)
+        update, validation = _read_weights(records), _validation(numbers)
+        control = decode_weights(record_of(records, CONTROL, ArrayRecord)) if CONTROL in records else None
+        return cls(site, run, round_number, update, training, validation, promise, control)
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,10 +217,11 @@ class EvaluateRequest:
     round: int
     task: Task
     weights: Weights
+    rule: LocalRule = PLAIN
 
     def encode(self) -> RecordDict:
         """The message's content."""
-        config = _config(self.run, round=self.round, task=_text(self.task))
+        config = _config(self.run, round=self.round, task=_text(self.task), rule=_text(self.rule))
         return RecordDict({ARRAYS: encode_weights(self.weights), CONFIG: config})
 
     @classmethod
@@ -216,10 +230,11 @@ class EvaluateRequest:
 
         Raises:
             ReplyError: it breaks the contract.
-            ConfigurationError: the task in it breaks a rule.
+            ConfigurationError: the task or the rule in it breaks a rule.
         """
-        values = _read_config(records, {ARRAYS, CONFIG}, {"round": int, "task": str})
+        values = _read_config(records, {ARRAYS, CONFIG}, {"round": int, "task": str, "rule": str})
         values["task"] = task_from_json(read_json("task", values["task"]))
+        values["rule"] = LocalRule.from_json(read_json("rule", values["rule"]))
         return cls(**values, weights=_read_weights(records))
 
 
@@ -248,22 +263,22 @@ class EvaluateReply:
         return cls(site, run, round_number, _validation(_read_metrics(records, _prefixed("validation_", _VALIDATION))))
 
 
-def digest_of(records: RecordDict) -> str:
-    """SHA-256 of a message's content, independent of how protobuf orders it."""
-    found = hashlib.sha256()
-    for name in sorted(records):
-        record = records[name]
-        if isinstance(record, ArrayRecord):
-            for key in sorted(record):
-                array = record[key]
-                found.update(repr((name, key, array.dtype, tuple(array.shape), array.stype)).encode())
-                found.update(hashlib.sha256(array.data).digest())
-        else:
-            found.update(repr((name, sorted(record.items()))).encode())
-    return found.hexdigest()
+def _control(weights: Weights | None) -> dict[str, ArrayRecord]:
+    return {} if weights is None else {CONTROL: encode_weights(weights)}
 
 
-def _text(value: Task | TrainingSettings | PrivacySettings | Promise | None) -> str:
+def _has_control(records: RecordDict) -> set[str]:
+    """A record that may be there; whether it must is for the rule to say."""
+    return {CONTROL} & set(records)
+
+
+def _read_control(records: RecordDict, rule: LocalRule) -> Weights | None:
+    if rule.control != (CONTROL in records):
+        raise ReplyError("the message and its strategy disagree about control variates")
+    return decode_weights(record_of(records, CONTROL, ArrayRecord)) if rule.control else None
+
+
+def _text(value: Task | TrainingSettings | PrivacySettings | Promise | LocalRule | None) -> str:
     return "" if value is None else json.dumps(value.to_json())
 
 

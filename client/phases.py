@@ -9,10 +9,12 @@ import torch
 
 from client.contract import EvaluateReply, EvaluateRequest, PrepareReply, PrepareRequest, TrainReply, TrainRequest
 from client.limits import check_cohort, check_privacy, check_task, check_work
-from client.moments import forget_old_moments, moments_after, moments_before, superseded_moments
 from client.privacy.phases import prepare_private, train_private_site
+from client.round_files import OPTIMIZER, RoundFiles
 from client.site import SiteSettings
 from client.site_log import write_log
+from client.strategies.ditto import train_personal
+from client.strategies.local import begin_round, put_own_norms, recall, remember
 from client.weights import Weights, load_weights, update_of
 from segformer3d.allocator import keep_freed_memory
 from segformer3d.config import ModelConfig
@@ -70,9 +72,13 @@ def train_site(site: SiteSettings, request: TrainRequest, question: str) -> Trai
         reply = train_private_site(site, request, request.privacy, data, model, device, question)
         _put_by(model)
         return reply
+    folder = site.work / request.run
+    memory = recall(request.rule, folder, request.round)
+    put_own_norms(request.rule, model, memory)
     validation = validate(model, data.validation, request.task, device=device)
     part = Part(request.round - 1, request.rounds, request.local_epochs, request.seed, site.name)
-    folder = site.work / request.run
+    moments = RoundFiles(folder, OPTIMIZER)
+    local = begin_round(request.rule, model.to(device), memory, request.control)
     training = train_part(
         model,
         data.train,
@@ -80,16 +86,20 @@ def train_site(site: SiteSettings, request: TrainRequest, question: str) -> Trai
         request.training,
         part,
         device=device,
-        optimizer_from=moments_before(folder, request.round),
-        optimizer_to=moments_after(folder, request.round),
-        optimizer_over=superseded_moments(folder),
+        optimizer_from=moments.before(request.round),
+        optimizer_to=moments.after(request.round),
+        optimizer_over=moments.superseded(),
         workers=site.workers,
+        adjust=local.adjust,
     )
-    forget_old_moments(folder)
+    moments.forget_old()
+    remember(local, folder, request.round)
+    if request.rule.personal:
+        train_personal(request, data, part, folder, device=device, workers=site.workers)
     write_log(site.work, f"run {request.run}: round {request.round} of {request.rounds} done, loss {training.loss:.4f}")
-    update = update_of(model, request.weights)
+    update, control = update_of(model, request.weights), local.control_change()
     _put_by(model)
-    return TrainReply(site.name, request.run, request.round, update, training, validation)
+    return TrainReply(site.name, request.run, request.round, update, training, validation, control=control)
 
 
 def evaluate_site(site: SiteSettings, request: EvaluateRequest) -> EvaluateReply:
@@ -100,6 +110,7 @@ def evaluate_site(site: SiteSettings, request: EvaluateRequest) -> EvaluateReply
     """
     check_privacy(site.limits, None)  # what is measured leaves as it is: a private run asks for nothing of the kind
     device, data, model = _set_up(site, request.task, request.weights, private=False)
+    put_own_norms(request.rule, model, recall(request.rule, site.work / request.run, request.round + 1))
     validation = validate(model, data.validation, request.task, device=device)
     _put_by(model)
     write_log(site.work, f"run {request.run}: measured the model of round {request.round}")

@@ -21,7 +21,7 @@ from segformer3d.checkpoint import save_weights
 from segformer3d.errors import FederationError
 from segformer3d.files import write_json
 from segformer3d.training import ValidationReport
-from server.aggregation import Diagnostics, apply, init
+from server.aggregation import CONTROL, AggregationState, Diagnostics, apply, final_weights, init
 from server.exchange import Exchange, Question, Received, read_evaluate, read_train
 from server.federation import FederationSettings
 from server.mailbox import Audit, Mailbox
@@ -48,6 +48,7 @@ from server.roster import Member, Roster
 from server.run_folder import newest_state
 from server.state import Best, ServerState, check_resumable, read_state, write_state
 
+_OF_STRATEGY = "strategy/"  # what a strategy remembers, in the state's memory
 BEST_FILE, LAST_FILE, RESULT_FILE = "best.safetensors", "last.safetensors", "result.json"
 
 
@@ -134,9 +135,11 @@ class Federation:
         kept = self._keep(number, received)
         measured = self._measured({item.reply.site: item.reply.validation for item in kept})
         with ThreadPoolExecutor(1) as beside:  # the sites wait for both
-            saved = beside.submit(self._keep_best, measured)
+            saved = beside.submit(self._keep_best, measured, self._state.weights)
             averaging = time.perf_counter()
-            averaged, diagnostics = apply(init(self._state.weights), [item.reply for item in kept])
+            averaged, diagnostics = apply(
+                self._aggregation(), [item.reply for item in kept], self._settings.strategy, len(members)
+            )
             seconds = time.perf_counter() - averaging
             best = saved.result()
         record = RoundRecord(
@@ -149,7 +152,7 @@ class Federation:
             sites=tuple(_site_record(item, diagnostics) for item in kept),
             set_aside=tuple(self._set_aside),
         )
-        self._complete(record, averaged.weights, best)
+        self._complete(record, averaged, best)
 
     def _keep(self, number: int, received: list[Received[TrainReply]]) -> list[Received[TrainReply]]:
         """Without outliers, and enough of them."""
@@ -165,23 +168,36 @@ class Federation:
         sites = {reply.site for reply in kept}
         return [item for item in received if item.reply.site in sites]
 
-    def _complete(self, record: RoundRecord, weights: Weights, best: Best | None) -> None:
+    def _aggregation(self) -> AggregationState:
+        """The strategy's part of the state."""
+        fresh = init(self._state.weights, self._settings.strategy)
+        kept = {name.removeprefix(_OF_STRATEGY): part for name, part in self._state.memory.items()}
+        return replace(fresh, memory={**fresh.memory, **kept})
+
+    def _complete(self, record: RoundRecord, averaged: AggregationState, best: Best | None) -> None:
         """The state first: `rounds.jsonl` can be written again from it."""
-        history = (*self._state.history, plain(record))
-        self._state = replace(self._state, round=record.round, weights=weights, best=best, history=history)
+        self._state = replace(
+            self._state,
+            round=record.round,
+            weights=averaged.weights,
+            best=best,
+            history=(*self._state.history, plain(record)),
+            memory={_OF_STRATEGY + name: part for name, part in averaged.memory.items()},
+        )
         write_state(self._folder, self._state)
-        append_round(self._folder, history[-1])
+        append_round(self._folder, self._state.history[-1])
         self._set_aside.clear()
         self._emit(RoundFinished(record))
 
     def _finish(self) -> RunRecord:
         """Save the final model, have it measured by whoever is still there, and close the books."""
-        self._save_model(LAST_FILE, None)
+        last = final_weights(self._aggregation())
+        self._save_model(LAST_FILE, last, None)
         private = self._settings.privacy is not None  # nothing pays for what a measurement would say
-        received = [] if private else self._exchange.ask(self._evaluate_question(), self._roster.online())
+        received = [] if private else self._exchange.ask(self._evaluate_question(last), self._roster.online())
         reports = {item.reply.site: item.reply.validation for item in received}
         final = self._measured(reports)
-        best = self._keep_best(final)
+        best = self._keep_best(final, last)
         record = RunRecord(self._state.run, self._state.round, final, best, reports, tuple(self._set_aside))
         write_json(self._folder / RESULT_FILE, plain(record))
         self._emit(RunFinished(record))
@@ -199,14 +215,16 @@ class Federation:
             settings.training,
             state.weights,
             settings.privacy,
+            settings.strategy.rule,
+            self._aggregation().memory.get(CONTROL),
         )
         longest = cache(partial(longest_update, state.weights))  # not worked out before the sites are at work
         read = partial(read_train, request=request, longest=longest)
         return Question(TRAIN, number, request.encode(), settings.round_deadline_s, self._pace, settings.again_s, read)
 
-    def _evaluate_question(self) -> Question[EvaluateReply]:
+    def _evaluate_question(self, weights: Weights) -> Question[EvaluateReply]:
         settings, state = self._settings, self._state
-        request = EvaluateRequest(state.run, state.round, settings.task, state.weights)
+        request = EvaluateRequest(state.run, state.round, settings.task, weights, settings.strategy.rule)
         read = partial(read_evaluate, request=request)
         return Question(
             EVALUATE, state.round, request.encode(), settings.round_deadline_s, self._pace, settings.again_s, read
@@ -216,18 +234,18 @@ class Federation:
         """What sites measured belongs to the model they were sent: that of the state, before this round's averaging."""
         return score(self._state.round, reports, len(self._settings.task.structures))
 
-    def _keep_best(self, measured: Score) -> Best | None:
-        """Save the state's model if it scored better than any before it."""
+    def _keep_best(self, measured: Score, weights: Weights) -> Best | None:
+        """Save the model that was measured if it scored better than any before it."""
         best = self._state.best
         if math.isnan(measured.mean_dice) or (best is not None and measured.mean_dice <= best.dice):
             return best
-        self._save_model(BEST_FILE, measured.mean_dice)
+        self._save_model(BEST_FILE, weights, measured.mean_dice)
         return Best(measured.round, measured.mean_dice)
 
-    def _save_model(self, name: str, dice: float | None) -> None:
+    def _save_model(self, name: str, weights: Weights, dice: float | None) -> None:
         state, task = self._state, self._settings.task
         notes = {"run": state.run, "round": state.round, "validation_dice": dice}
-        save_weights(self._folder / name, state.weights, task.model, task, notes)
+        save_weights(self._folder / name, weights, task.model, task, notes)
 
     def _put_aside(self, what: SetAside) -> None:
         self._set_aside.append(what)

@@ -89,6 +89,7 @@ class Run:
             pace=0,
             training=asked.training,
             privacy=asked.privacy_of(self._fewest_patients() if asked.epsilon is not None else None),
+            strategy=asked.strategy,
         )
 
     def _fewest_patients(self) -> int:

@@ -12,6 +12,7 @@ from segformer3d.patients import check_pattern
 from segformer3d.settings import TrainingSettings
 from segformer3d.tasks import Task, adjust, choose_task
 from server.federation import model_settings
+from server.strategies.strategy import Strategy, strategy_from_json
 from simulations.partitions import PARTITIONS
 
 ENGINES = ("local", "ray")
@@ -33,7 +34,8 @@ class SimulationSettings:
         held_out: share of the cases that no site gets, in (0, 1); the final model is measured on them.
         leave_out_published: whether cases that the task's published protocol holds out are used nowhere; else they are
             what is held out, if all are there.
-        minimum_sites: a round needs this many good replies; None asks for more than half of the sites.
+        minimum_sites: a round needs this many good replies; None asks for more than half of the sites, and for as many
+            as the strategy needs.
         round_deadline: seconds after which a round closes with the replies that are there.
         parallel: sites that compute at the same time; None takes the cores of this machine.
         device: "auto", "cpu", "cuda" or "cuda:N".
@@ -47,6 +49,7 @@ class SimulationSettings:
         model: changes to the task's model, by the names of `ModelConfig`.
         grid: changes to the task itself (`patch`, `spacing`, `intensity`, `flip_axes`).
         privacy: more settings of privacy, by the names of `PrivacySettings`.
+        strategy: how sites train and updates become the next model.
 
     Raises:
         ConfigurationError: a value breaks its rule.
@@ -75,6 +78,7 @@ class SimulationSettings:
     model: Mapping[str, Any] = field(default_factory=dict)
     grid: Mapping[str, Any] = field(default_factory=dict)
     privacy: Mapping[str, Any] = field(default_factory=dict)
+    strategy: Strategy = field(default_factory=Strategy)
 
     def __post_init__(self) -> None:
         for name, low, high in _WHOLE:
@@ -96,6 +100,10 @@ class SimulationSettings:
             raise ConfigurationError(
                 f"--minimum-sites ({self.minimum_sites}) cannot be more than --sites ({self.sites})"
             )
+        if self.sites < self.strategy.fewest_sites:
+            raise ConfigurationError(
+                f"the strategy {self.strategy.name} needs {self.strategy.fewest_sites} sites, got --sites {self.sites}"
+            )
         if self.epsilon is None and (self.delta is not None or self.privacy):
             raise ConfigurationError("settings of privacy need an --epsilon: what the run may cost each patient")
         self.privacy_of(None)
@@ -105,7 +113,8 @@ class SimulationSettings:
     @property
     def needed_sites(self) -> int:
         """How many good replies a round needs."""
-        return self.minimum_sites if self.minimum_sites is not None else self.sites // 2 + 1
+        usual = max(self.sites // 2 + 1, self.strategy.fewest_sites)
+        return self.minimum_sites if self.minimum_sites is not None else usual
 
     @property
     def at_once(self) -> int:
@@ -151,6 +160,8 @@ class SimulationSettings:
         for name in ("training", "model", "grid", "privacy"):
             if not isinstance(plain.get(name, {}), Mapping):
                 raise ConfigurationError(f"{name} must be a table of settings, got {plain[name]!r}")
+        if "strategy" in plain:
+            plain["strategy"] = strategy_from_json(plain["strategy"])
         if "training" in plain:
             plain["training"] = TrainingSettings.from_json(plain["training"])
         for name in ("data", "start"):

@@ -42,6 +42,8 @@ def test_the_server_takes_nothing_from_the_client_but_the_contract():
         "client.offline",
         "client.bundle",
         "client.names",
+        "client.records",
+        "client.strategies.rule",
         "client.privacy.settings",
         "client.privacy.promise",
         "client.privacy.release",

@@ -5,9 +5,8 @@ from contextlib import contextmanager
 
 import torch
 
-from client.contract import PrepareReply, PrepareRequest, TrainReply, TrainRequest, digest_of
+from client.contract import PrepareReply, PrepareRequest, TrainReply, TrainRequest
 from client.limits import RefusalError
-from client.moments import forget_old_moments, moments_after, moments_before, superseded_moments
 from client.privacy.accounting import Event, spent
 from client.privacy.cohort import Cohort, Member
 from client.privacy.ledger import BudgetError, Ledger
@@ -15,6 +14,8 @@ from client.privacy.promise import Promise, make_promise
 from client.privacy.release import no_validation, public_preparation, public_training
 from client.privacy.settings import PrivacySettings
 from client.privacy.training import train_private
+from client.records import digest_of
+from client.round_files import OPTIMIZER, RoundFiles
 from client.site import SiteSettings
 from client.site_log import write_log
 from client.trail import TRAIL
@@ -79,7 +80,7 @@ def train_private_site(
     """
     patients = patients_of(data.train, site.patient_pattern)
     promise = _promise(site, privacy, request.task, request.rounds, len(patients))
-    folder = site.work / request.run
+    moments = RoundFiles(site.work / request.run, OPTIMIZER)
     with _ledger(site, patients) as ledger:
         event = promise.event(privacy.local_steps)
         ledger.charge(request.run, request.round, event, question, site.limits.epsilon, site.limits.delta)
@@ -93,9 +94,9 @@ def train_private_site(
             promise,
             Part(request.round - 1, request.rounds, request.local_epochs, request.seed, site.name),
             device=device,
-            optimizer_from=moments_before(folder, request.round),
-            optimizer_to=moments_after(folder, request.round),
-            optimizer_over=superseded_moments(folder),
+            optimizer_from=moments.before(request.round),
+            optimizer_to=moments.after(request.round),
+            optimizer_over=moments.superseded(),
         )
         promise = promise.having_spent(spent(_of_run(ledger, request.run), promise.delta))
         reply = TrainReply(
@@ -108,7 +109,7 @@ def train_private_site(
             promise,
         )
         ledger.note_release(request.run, request.round, digest_of(reply.encode()))
-    forget_old_moments(folder)
+    moments.forget_old()
     write_log(
         site.work,
         f"run {request.run}: private round {request.round} of {request.rounds} done, loss {done.loss:.4f}, "
