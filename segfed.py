@@ -219,18 +219,22 @@ def _deed(deeds: Any, name: str, short: str, *, positional: bool = True) -> argp
 
 def _simulate(arguments: dict[str, Any]) -> None:
     from simulations.run import resume_simulation, start_simulation
-    from simulations.settings import SimulationSettings
+    from simulations.study import Study, asked_for, begin_study, is_study, play_study
 
     resumed, config, out = arguments.pop("resume"), arguments.pop("config"), arguments.pop("out")
     given = {name: value for name, value in arguments.items() if value is not None}
     if resumed is not None:
         if given or config or out:
             raise ConfigurationError("--resume takes all settings from the run folder; leave the other options out")
-        resume_simulation(Path(resumed))
+        (play_study if is_study(Path(resumed)) else resume_simulation)(Path(resumed))
         return
     asked = _read_config(config)
     out = out or asked.pop("out", None)
-    start_simulation(SimulationSettings.from_json({**asked, **given}), Path(out) if out else None)
+    what = asked_for({**asked, **given})
+    if isinstance(what, Study):
+        begin_study(what, Path(out or "study"))
+    else:
+        start_simulation(what, Path(out) if out else None)
 
 
 def _train(arguments: dict[str, Any]) -> None:

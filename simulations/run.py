@@ -37,7 +37,7 @@ from server.records import Event
 from server.rounds import LAST_FILE
 from server.run_folder import newest_state
 from server.state import ServerState, begin, check_resumable, read_state
-from simulations.comparison import Budget, Compared, compare_rivals, print_comparison, rivals_of
+from simulations.comparison import POOLED, Budget, Compared, Rival, compare_rivals, print_comparison, rivals_of
 from simulations.display import FederationDisplay
 from simulations.engines import ClientSource, EngineSettings, run_federation
 from simulations.federation_report import Finished, write_federation_report
@@ -124,16 +124,38 @@ def resume_simulation(folder: Path) -> Path:
         SegfedError: the folder is no run folder, or was made by another version or architecture.
         KeyboardInterrupt: with a hint how to go on.
     """
+    return _play(_read_run(folder))
+
+
+def pooled_of(folder: Path, out: Path) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, float]]]:
+    """Train on all data of a finished run's sites in one place, with the run's budget.
+
+    Args:
+        folder: the run's.
+        out: where the model belongs.
+
+    Returns:
+        Its `metrics.json` on the held-out cases, and its mean Dice by site and case on those that sites keep.
+
+    Raises:
+        SegfedError: data or disk are not as they must be.
+    """
+    run = _read_run(folder)
+    rival = Rival(POOLED, POOLED, run.sites.sites, out, run.sites.sites)
+    compared = compare_rivals((rival,), _budget(run), 1)
+    return compared.held_out[POOLED], compared.sites[POOLED]
+
+
+def _read_run(folder: Path) -> Run:
     path = folder / RUN_FILE
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
         settings = SimulationSettings.from_json({**described["settings"], "parallel": described["parallel"]})
-        run = Run(folder, described["run"], settings, task_from_json(described["task"]), described["threads"])
+        return Run(folder, described["run"], settings, task_from_json(described["task"]), described["threads"])
     except OSError as error:
         raise DataError(f"{folder} is no run folder: {RUN_FILE} cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged or of another version ({error}); start a new run") from error
-    return _play(run)
 
 
 def _play(run: Run) -> Path:
@@ -276,9 +298,9 @@ def _measure(console: Console, run: Run) -> Evaluation:
     return found
 
 
-def _compare(console: Console, run: Run) -> Compared:
+def _budget(run: Run) -> Budget:
     asked = run.settings
-    budget = Budget(
+    return Budget(
         run.task,
         asked.training,
         asked.rounds,
@@ -289,8 +311,12 @@ def _compare(console: Console, run: Run) -> Compared:
         run.sites.held_out.resolve(),
         (run.folder / WORK).resolve(),
     )
+
+
+def _compare(console: Console, run: Run) -> Compared:
+    asked = run.settings
     # In a private run the sites train on all of their cases: none is left to ask what they gained.
     kept = asked.epsilon is None
     rivals = rivals_of(run.sites.sites, run.folder / RIVALS, run.folder / LAST_FILE, kept=kept)
     with console.status(f"training {asked.sites + 1} models to compare with: pooled, and each site alone"):
-        return compare_rivals(rivals, budget, asked.at_once)
+        return compare_rivals(rivals, _budget(run), asked.at_once)

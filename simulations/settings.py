@@ -12,7 +12,7 @@ from segformer3d.patients import check_pattern
 from segformer3d.settings import TrainingSettings
 from segformer3d.tasks import Task, adjust, choose_task
 from server.federation import model_settings
-from server.strategies.strategy import Strategy, strategy_from_json
+from server.strategies.strategy import Strategy, check_private, strategy_from_json
 from simulations.partitions import PARTITIONS
 
 ENGINES = ("local", "ray")
@@ -106,7 +106,8 @@ class SimulationSettings:
             )
         if self.epsilon is None and (self.delta is not None or self.privacy):
             raise ConfigurationError("settings of privacy need an --epsilon: what the run may cost each patient")
-        self.privacy_of(None)
+        if self.privacy_of(None) is not None:
+            check_private(self.strategy)
         if self.patient_pattern is not None:
             check_pattern(self.patient_pattern)
 
