@@ -85,6 +85,10 @@ class Journal:
         return max(0.0, 1 - computing / self._seconds)
 
 
+# FedBN: each site has norms of its own; the file that everyone gets has none of a single site's.
+NORMS_KEPT = "each site measures with its own; the model, and its scores on held-out cases, have their mean"
+
+
 def makespan(at_once: int, seconds: Sequence[float]) -> float:
     """How long sites take on `at_once` cores, each in turn on the core that is free first."""
     free = [0.0] * at_once
@@ -138,6 +142,8 @@ def summarise_run(
         "rounds": settings.rounds,
         "local_epochs": settings.local_epochs,
         "partition": settings.partition,
+        "strategy": settings.strategy.name,
+        "norms": NORMS_KEPT if settings.strategy.rule.local_norms else None,
         "engine": settings.engine,
         "seed": settings.seed,
         "cases": measured["cases"],

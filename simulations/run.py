@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from client.privacy.run_audit import audit_run
+from client.strategies.ditto import personal_models
 from client.weights import weights_of
 from segformer3d.allocator import keep_freed_memory
 from segformer3d.cases import find_cases
@@ -37,7 +38,16 @@ from server.records import Event
 from server.rounds import LAST_FILE
 from server.run_folder import newest_state
 from server.state import ServerState, begin, check_resumable, read_state
-from simulations.comparison import POOLED, Budget, Compared, Rival, compare_rivals, print_comparison, rivals_of
+from simulations.comparison import (
+    POOLED,
+    Budget,
+    Compared,
+    Rival,
+    compare_rivals,
+    personal_rivals,
+    print_comparison,
+    rivals_of,
+)
 from simulations.display import FederationDisplay
 from simulations.engines import ClientSource, EngineSettings, run_federation
 from simulations.federation_report import Finished, write_federation_report
@@ -298,6 +308,17 @@ def _measure(console: Console, run: Run) -> Evaluation:
     return found
 
 
+def _personal_models(run: Run) -> list[Path]:
+    """What Ditto has left at each site."""
+    found = [
+        personal_models(run.folder / WORK / site.name / run.name).before(run.settings.rounds + 1)
+        for site in run.sites.sites
+    ]
+    if None in found:
+        raise DataError(f"{run.folder} lacks a site's personal model; play the run again to compare it")
+    return [path for path in found if path is not None]
+
+
 def _budget(run: Run) -> Budget:
     asked = run.settings
     return Budget(
@@ -318,5 +339,7 @@ def _compare(console: Console, run: Run) -> Compared:
     # In a private run the sites train on all of their cases: none is left to ask what they gained.
     kept = asked.epsilon is None
     rivals = rivals_of(run.sites.sites, run.folder / RIVALS, run.folder / LAST_FILE, kept=kept)
+    if asked.strategy.rule.personal and kept:
+        rivals += personal_rivals(run.sites.sites, _personal_models(run), run.folder / RIVALS)
     with console.status(f"training {asked.sites + 1} models to compare with: pooled, and each site alone"):
         return compare_rivals(rivals, _budget(run), asked.at_once)
