@@ -22,7 +22,7 @@ from segformer3d.cases import CaseFiles, find_cases
 from segformer3d.errors import CaseError, DataError
 from segformer3d.files import Buffer, write_json, write_parts
 from segformer3d.held_out import training_cases
-from segformer3d.lacks import Lacks
+from segformer3d.lacks import NOTHING, Lacks
 from segformer3d.patients import patient_of, with_patients
 from segformer3d.processes import map_cases
 from segformer3d.quarantine import with_quarantine
@@ -63,7 +63,7 @@ class PreparedCase:
     folder: Path
     source: str
     patient: str | None = None
-    lacks: Lacks = Lacks()
+    lacks: Lacks = NOTHING
 
     def image(self) -> NDArray[np.float32]:
         """(C, X, Y, Z) float32 on the task's grid, scaled."""

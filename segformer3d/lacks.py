@@ -62,6 +62,9 @@ class Lacks:
         return (*(name for group in self.merged for name in group), *self.unlabelled)
 
 
+NOTHING = Lacks()
+
+
 def read_lacks(folder: Path) -> Lacks:
     """What the `dataset.json` of a folder says that its cases lack; without such a file, nothing.
 
@@ -70,15 +73,11 @@ def read_lacks(folder: Path) -> Lacks:
     """
     path = folder / DESCRIPTION
     if not path.is_file():
-        return Lacks()
+        return NOTHING
     described = read_description(path)
     try:
-        merged = described.get("merged", [])
-        if not isinstance(merged, list):
-            raise DataError("'merged' must be a list of groups, each a list of names")
-        groups = tuple(_names("each group of 'merged'", group) for group in merged)
         absent, unlabelled = (_names(f"{key!r}", described.get(key, [])) for key in ("absent", "unlabelled"))
-        return Lacks(absent, groups, unlabelled)
+        return Lacks(absent, _groups(described.get("merged", [])), unlabelled)
     except DataError as error:
         raise DataError(f"{path}: {error}; see docs/data.md, What a site lacks") from error
 
@@ -106,10 +105,10 @@ def check_lacks(lacks: Lacks, task: Task) -> None:
                 )
     if lacks.merged and task.activation == "sigmoid":
         raise CaseError(
-            f"{DESCRIPTION} merges {' and '.join(lacks.merged[0])}, which overlap in task {task.name}; name the regions "
-            "that the label does not show under 'unlabelled'"
+            f"{DESCRIPTION} merges {' and '.join(lacks.merged[0])}, which overlap in task {task.name}; name the "
+            "regions that the label does not show under 'unlabelled'"
         )
-    if len(lacks.absent) == len(task.modalities) or not any(told(task, lacks)) and not lacks.merged:
+    if len(lacks.absent) == len(task.modalities) or not (any(told(task, lacks)) or lacks.merged):
         raise CaseError(f"{DESCRIPTION} says that all contrasts, or all structures, of task {task.name} are lacking")
 
 
@@ -152,6 +151,12 @@ def _channels(task: Task, names: Sequence[str]) -> tuple[int, ...]:
     """The output channels of structures."""
     wanted, first = set(map(_plain, names)), task.channels - len(task.structures)
     return tuple(first + i for i, structure in enumerate(task.structures) if _plain(structure.name) in wanted)
+
+
+def _groups(value: object) -> tuple[Names, ...]:
+    if not isinstance(value, list):
+        raise DataError("'merged' must be a list of groups, each a list of names")
+    return tuple(_names("each group of 'merged'", group) for group in value)
 
 
 def _names(what: str, value: object) -> Names:

@@ -1,7 +1,7 @@
 """Losses of segmentation: soft Dice (Milletari et al. 2016), alone or with cross-entropy.
 
-Labels that do not tell all structures (`segformer3d.lacks`) get the marginal loss: the same loss of fewer channels, each
-the sum of those that the label does not tell apart. As log sum exp of its logits is a sum's logit, no more is needed.
+Labels that do not tell all structures (`segformer3d.lacks`) get the marginal loss: the same loss of fewer channels,
+each the sum of those that the label does not tell apart. The logit of a sum is the log sum exp of the logits.
 """
 
 from collections.abc import Callable, Sequence

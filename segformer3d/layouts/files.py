@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from segformer3d.lacks import Lacks
+from segformer3d.lacks import NOTHING, Lacks
 
 ENDINGS = (".nii.gz", ".nii")
 _CHANNEL = re.compile(r"_\d{4}$")
@@ -40,7 +40,7 @@ class CaseFiles:
     sidecars: tuple[Path, ...] = ()
     benchmark: str | None = None
     quarantined: str | None = None
-    lacks: Lacks = Lacks()
+    lacks: Lacks = NOTHING
 
     @property
     def paths(self) -> tuple[Path, ...]:
