@@ -146,8 +146,8 @@ def train_part(
     optimizer = make_optimizer(model, settings)
     if optimizer_from is not None:
         load_optimizer(optimizer_from, optimizer, model)
-    samples = _Patches(cases, task, settings, part)
-    batches = _batches(samples, workers)
+    cutter = _Patches(cases, task, settings, part)
+    batches = _batches(cutter, workers)
     loss = make_loss(task, settings)
     losses, patches = [], Waits(prepared_ahead(batches) if device.type == "cuda" else batches)
     began = time.perf_counter()
@@ -156,7 +156,7 @@ def train_part(
         for number, (image, label) in enumerate(patches):
             rate = learning_rate(settings, part.index * len(batches) + number, part.parts * len(batches))
             target = targets(label.to(device), task)
-            known = known_loss(loss, samples.known(number))
+            known = known_loss(loss, cutter.known(number))
             losses.append(_step(model, optimizer, known, image.to(device), target, rate, settings))
             if on_step is not None:
                 on_step(Step(number + 1, len(batches), losses[-1], rate, image.shape[0]))

@@ -323,7 +323,7 @@ def test_regions_cannot_be_merged() -> None:
 
 
 def test_a_wrong_name_ends_training_in_one_line(tmp_path: Path, dataset: Callable[..., Path], tiny_task: Task) -> None:
-    with pytest.raises(DataError, match="no usable case: all 4 were set aside, the first because .*'third'"):
+    with pytest.raises(DataError, match=r"no usable case: all 4 were set aside, the first because .*'third'"):
         prepare(dataset(unlabelled=["third"]), tiny_task, tmp_path / "cache")
     with pytest.raises(DataError, match="'third' is lacking"):
         check_folder(dataset("again", unlabelled=["third"]), tiny_task, workers=1)
