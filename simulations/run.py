@@ -187,8 +187,8 @@ def _introduce(console: Console, run: Run) -> None:
     asked = run.settings
     data = "synthetic hospitals" if asked.data is None else str(asked.data)
     console.print(
-        f"segfed: task {run.task.name} on {data}; {asked.sites} sites ({asked.scenario or asked.partition}), {asked.rounds} rounds of "
-        f"{_local_work(run)}, {asked.at_once} sites at a time, "
+        f"segfed: task {run.task.name} on {data}; {asked.sites} sites ({asked.scenario or asked.partition}), "
+        f"{asked.rounds} rounds of {_local_work(run)}, {asked.at_once} sites at a time, "
         f"engine {asked.engine}, seed {asked.seed}",
         soft_wrap=True,
     )

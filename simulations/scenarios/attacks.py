@@ -5,8 +5,8 @@
 `scaled`    its honest update fifty times as long: it alone decides (Bagdasaryan et al., "How to backdoor federated
             learning", AISTATS 2020)
 `random`    Gaussian noise ten times as long as its honest update
-labels      it trains as it should on reversed labels, value l of L becoming L - 1 - l (Fang et al., "Local model poisoning
-            attacks to Byzantine-robust federated learning", USENIX Security 2020)
+labels      it trains as it should on reversed labels, value l of L becoming L - 1 - l (Fang et al., "Local model
+            poisoning attacks to Byzantine-robust federated learning", USENIX Security 2020)
 
 The factors are what the server's checks let pass (`server.replies`): an attacker knows them. A factor of 1 would be
 outvoted by seven of eight even in a mean. Buffers of norms stay honest, which keeps a reply inconspicuous.

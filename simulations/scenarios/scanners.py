@@ -3,10 +3,10 @@
 Upon an image (X, Y, Z) of magnitude m in arbitrary units, its scale s the 99th percentile of what is not 0:
 
     contrast       s (m / s)^gamma: another weighting of the same tissues
-    resolution     blur within the slice (point spread), thicker slices along one axis (Gaussian slice profile, its width
-                   at half maximum the thickness), sampled at the centres of the new slices
-    bias field     times exp(b), b a polynomial of order 2 over the volume (Van Leemput et al., "Automated model-based bias
-                   field correction of MR images of the brain", 1999), its standard deviation the site's
+    resolution     blur within the slice (point spread), thicker slices along one axis (Gaussian slice profile, its
+                   width at half maximum the thickness), sampled at the centres of the new slices
+    bias field     times exp(b), b a polynomial of order 2 over the volume (Van Leemput et al., "Automated model-based
+                   bias field correction of MR images of the brain", 1999), its standard deviation the site's
     noise          Rician: |m + n1 + i n2| with Gaussian n1, n2 (Gudbjartsson and Patz, 1995)
     orientation    axes flipped and permuted in the file, with the affine that says so
 
