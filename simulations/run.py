@@ -267,7 +267,7 @@ def _client_source(run: Run) -> ClientSource:
         "patient_pattern": run.settings.patient_pattern,
         "delta": None if run.federation.privacy is None else run.federation.privacy.delta,
     }
-    attacks = [None] * len(sites)
+    attacks: list[str | None] = [None] * len(sites)
     if run.settings.scenario is not None:
         attacks[-1] = get_scenario(run.settings.scenario).attack
     told = [{**site, **common, "attack": attack} for site, attack in zip(sites, attacks, strict=True)]

@@ -6,7 +6,6 @@ Oracles: the honest run of the same seed, of which all but the last site's repli
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
