@@ -44,6 +44,12 @@ class Reliability:
             self.below + other.below,
         )
 
+    def of(self, structures: Sequence[bool]) -> "Reliability":
+        """The sums of some structures; those of the others are 0."""
+        kept = np.array(structures)
+        bins = kept[:, None]
+        return Reliability(self.voxels * bins, self.probability * bins, self.observed * bins, self.below * kept)
+
 
 @dataclass(frozen=True)
 class Bin:

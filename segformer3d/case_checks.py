@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from segformer3d.benchmark_tasks import TASKS
 from segformer3d.contrasts import contrast, images_for
 from segformer3d.errors import CaseError
+from segformer3d.lacks import check_lacks, present_task
 from segformer3d.layouts.files import CaseFiles
 from segformer3d.task import Task
 
@@ -27,8 +28,8 @@ def for_task(files: CaseFiles, task: Task) -> CaseFiles:
     """A case with the images that a task takes, in the task's order.
 
     Raises:
-        CaseError: the case is quarantined, a contrast is missing or there twice, or the label's values mean other
-            things than the task's.
+        CaseError: the case is quarantined, a contrast is missing or there twice, the label's values mean other things
+            than the task's, or what the dataset says that it lacks is not of the task.
     """
     if files.quarantined is not None:
         raise CaseError(f"quarantined: {files.quarantined}")
@@ -37,7 +38,9 @@ def for_task(files: CaseFiles, task: Task) -> CaseFiles:
             f"the files are named as those of task {files.benchmark}, whose label values mean other things than those "
             f"of task {task.name}; choose --task {files.benchmark}"
         )
-    return replace(files, images=images_for(files, task), contrasts=(), benchmark=None)
+    check_lacks(files.lacks, task)
+    images = images_for(files, present_task(task, files.lacks))
+    return replace(files, images=images, contrasts=(), benchmark=None)
 
 
 def check_image(channels: Sequence[Channel] | Channel, task: Task) -> tuple[tuple[float, float], ...]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from segformer3d.errors import DataError
+from segformer3d.lacks import read_lacks
 from segformer3d.layouts import acdc, bids, brats, btcv, decathlon, nnunet, plain
 from segformer3d.layouts.files import CaseFiles, Layout, case_name, folders_in, grouped_channels, nifti_files
 from segformer3d.quarantine import QUARANTINE_FILE, with_quarantine
@@ -80,8 +81,9 @@ def _in_order(folder: Path, cases: Cases) -> Cases:
     names = [case.name for case in cases]
     if len(set(names)) != len(names):
         raise DataError(f"{folder} lists a case twice; every image name may stand there once")
-    listed = folder / QUARANTINE_FILE
-    known = tuple(sorted((_with_patient(case) for case in cases), key=lambda case: case.name))
+    listed, lacks = folder / QUARANTINE_FILE, read_lacks(folder)
+    told = (replace(_with_patient(case), lacks=lacks) for case in cases)
+    known = tuple(sorted(told, key=lambda case: case.name))
     if not listed.exists():
         return known
     marked = with_quarantine(known, listed)

@@ -22,6 +22,7 @@ from segformer3d.cases import CaseFiles, find_cases
 from segformer3d.errors import CaseError, DataError
 from segformer3d.files import Buffer, write_json, write_parts
 from segformer3d.held_out import training_cases
+from segformer3d.lacks import NOTHING, Lacks
 from segformer3d.patients import patient_of, with_patients
 from segformer3d.processes import map_cases
 from segformer3d.quarantine import with_quarantine
@@ -55,12 +56,14 @@ class PreparedCase:
         folder: its cache entry.
         source: SHA-256 of the contents of its files, whatever they are called.
         patient: whose it is, where the dataset says so.
+        lacks: what its image and label lack, where the dataset says so.
     """
 
     name: str
     folder: Path
     source: str
     patient: str | None = None
+    lacks: Lacks = NOTHING
 
     def image(self) -> NDArray[np.float32]:
         """(C, X, Y, Z) float32 on the task's grid, scaled."""
@@ -218,11 +221,11 @@ def prepare_case(files: CaseFiles, task: Task, cache: Path) -> PreparedCase:
     known = _known(files, task, cache)
     if known is None:
         contents = _contents(files)
-        known = _digest(contents, _settings(task)), hashlib.sha256(contents.encode()).hexdigest()
+        known = _digest(contents, _settings(files, task)), hashlib.sha256(contents.encode()).hexdigest()
         if not _complete(cache / "cases" / known[0]):
             _fill(cache / "cases" / known[0], files, task)
         write_json(_ticket(files, task, cache), {"entry": known[0], "source": known[1]})
-    return PreparedCase(files.name, cache / "cases" / known[0], known[1], files.patient)
+    return PreparedCase(files.name, cache / "cases" / known[0], known[1], files.patient, files.lacks)
 
 
 def is_prepared(files: CaseFiles, task: Task, cache: Path) -> bool:
@@ -241,7 +244,7 @@ def _known(files: CaseFiles, task: Task, cache: Path) -> tuple[str, str] | None:
 
 
 def _ticket(files: CaseFiles, task: Task, cache: Path) -> Path:
-    return cache / "tickets" / f"{_digest(_stamp(files), _settings(task))}.json"
+    return cache / "tickets" / f"{_digest(_stamp(files), _settings(files, task))}.json"
 
 
 def _fill(entry: Path, files: CaseFiles, task: Task) -> None:
@@ -292,9 +295,11 @@ def _read_ticket(ticket: Path) -> tuple[str, str] | None:
         return None
 
 
-def _settings(task: Task) -> str:
+def _settings(files: CaseFiles, task: Task) -> str:
     described = task.to_json()
     kept = {name: described[name] for name in _KEY_SETTINGS}
+    if files.lacks.absent:  # where the files' contrasts go
+        kept["absent"] = files.lacks.absent
     return json.dumps([PREPARATION_VERSION, kept], sort_keys=True)
 
 

@@ -1,11 +1,16 @@
-"""Losses of segmentation: soft Dice (Milletari et al. 2016), alone or with cross-entropy."""
+"""Losses of segmentation: soft Dice (Milletari et al. 2016), alone or with cross-entropy.
 
-from collections.abc import Callable
+Labels that do not tell all structures (`segformer3d.lacks`) get the marginal loss: the same loss of fewer channels,
+each the sum of those that the label does not tell apart. The logit of a sum is the log sum exp of the logits.
+"""
+
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from segformer3d.lacks import Groups
 from segformer3d.settings import TrainingSettings
 from segformer3d.tasks import Task
 
@@ -40,6 +45,42 @@ def make_loss(task: Task, settings: TrainingSettings) -> Loss:
         return value - (target * log_probability).sum(dim=1).mean()
 
     return dice_alone if settings.loss == "dice" else dice_and_cross_entropy
+
+
+def known_loss(loss: Loss, known: Sequence[Groups | None]) -> Loss:
+    """The loss of a batch whose samples have labels that tell as much as `known` says, None being all.
+
+    Samples that tell the same are put together, and their losses weighted by their numbers.
+    """
+    kinds = tuple(dict.fromkeys(known))
+    if kinds in ((), (None,)):
+        return loss
+
+    def value(logits: Tensor, target: Tensor) -> Tensor:
+        total = logits.new_zeros(())
+        for kind in kinds:
+            rows = [row for row, groups in enumerate(known) if groups == kind]
+            own = (logits, target) if len(kinds) == 1 else (logits[rows], target[rows])
+            if kind is not None:
+                own = marginal_logits(own[0], kind), marginal(own[1], kind)
+            total = total + loss(*own) * (len(rows) / len(known))
+        return total
+
+    return value
+
+
+def marginal(values_BKXYZ: Tensor, groups: Groups) -> Tensor:
+    """Probabilities, or 0/1 targets, of channels that exclude each other in each group: (B, len(groups), X, Y, Z)."""
+    return torch.stack([values_BKXYZ[:, list(group)].sum(dim=1) for group in groups], dim=1)
+
+
+def marginal_logits(logits_BKXYZ: Tensor, groups: Groups) -> Tensor:
+    """The logits whose softmax is `marginal` of the softmax; of groups of one channel, those channels."""
+    return torch.stack([_joint(logits_BKXYZ, group) for group in groups], dim=1)
+
+
+def _joint(logits_BKXYZ: Tensor, group: tuple[int, ...]) -> Tensor:
+    return logits_BKXYZ[:, group[0]] if len(group) == 1 else logits_BKXYZ[:, list(group)].logsumexp(dim=1)
 
 
 def _any_of(label: Tensor, values: tuple[int, ...]) -> Tensor:

@@ -1,7 +1,8 @@
 """One labelled case after another, predicted and scored by a protocol; what comes of each, or why it was set aside.
 
 A case is read once, predicted by the model and by the second model if there is one, and scored (`segformer3d.metrics`);
-only one is in memory at a time. What a model's probabilities are worth is gathered as they stream by.
+only one is in memory at a time. What a model's probabilities are worth is gathered as they stream by. A structure that
+a case's label does not tell (`segformer3d.lacks`) has no score there.
 """
 
 import math
@@ -17,7 +18,8 @@ from segformer3d.calibration import Reliability, no_voxels, reliability
 from segformer3d.cases import CaseFiles
 from segformer3d.errors import CaseError
 from segformer3d.inference import decide, native_slabs, structure_probabilities
-from segformer3d.metrics import score_case
+from segformer3d.lacks import told
+from segformer3d.metrics import StructureScore, score_case
 from segformer3d.model import SegFormer3D
 from segformer3d.protocols import Protocol
 from segformer3d.results import CaseResult, SetAside
@@ -25,6 +27,7 @@ from segformer3d.surfaces import Mask
 from segformer3d.tasks import Task
 from segformer3d.volumes import Volume, read_case
 
+_UNTOLD = StructureScore(math.nan, math.nan, math.nan)
 Predict = Callable[[Volume], NDArray[np.bool_]]
 OnCase = Callable[[int, int], None]
 
@@ -97,6 +100,7 @@ def measure_cases(
 def _measure_case(contest: Contest, files: CaseFiles) -> Measured:
     seen = read_labelled(files, contest)
     predicted, sums = contest.forecast(seen)
+    sums = None if sums is None else sums.of(told(contest.task, files.lacks))
     result = _score(contest, files, seen, predicted)
     if contest.against is None:
         return Measured(result, None, sums)
@@ -121,6 +125,8 @@ def _score(contest: Contest, files: CaseFiles, seen: Seen, predicted: Mask) -> C
     spacing = seen.volume.spacing
     ml = math.prod(spacing) / 1000
     scores = score_case(predicted, seen.truth, spacing, contest.protocol)
+    shown = told(contest.task, files.lacks)
+    scores = tuple(score if tells else _UNTOLD for score, tells in zip(scores, shown, strict=True))
     return CaseResult(files.name, scores, _millilitres(seen.truth, ml), _millilitres(predicted, ml), files.facts)
 
 

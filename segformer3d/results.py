@@ -214,7 +214,12 @@ class Evaluation:
         }
 
 
+def by_dice(cases: Sequence[CaseResult]) -> list[CaseResult]:
+    """The worst case first, by mean Dice and name; last those that have none, whose labels do not tell a structure."""
+    return sorted(cases, key=lambda case: (math.isnan(case.mean_dice), case.mean_dice, case.name))
+
+
 def ranked(cases: Sequence[CaseResult]) -> dict[str, CaseResult]:
     """The best, median and worst case by mean Dice; of two alike, the first by name ranks lower."""
-    order = sorted(cases, key=lambda case: (case.mean_dice, case.name))
+    order = [case for case in by_dice(cases) if not math.isnan(case.mean_dice)] or by_dice(cases)
     return {"best": order[-1], "median": order[(len(order) - 1) // 2], "worst": order[0]}

@@ -10,6 +10,7 @@ from segformer3d.benchmark_tasks import TASKS
 from segformer3d.cases import find_cases
 from segformer3d.config import ModelConfig
 from segformer3d.errors import ConfigurationError, DataError
+from segformer3d.lacks import tells_only_lacks
 from segformer3d.layouts.description import DESCRIPTION, channel_names, read_description
 from segformer3d.task import INTENSITIES, Intensity, Structure, Task, adjust, task_from_json
 from segformer3d.task_file import read_task_file
@@ -76,8 +77,8 @@ def task_of_folder(folder: Path) -> Task:
         DataError: the folder is no dataset, or does not tell its task, so that it must be named.
     """
     path = folder / DESCRIPTION
-    if path.is_file():
-        described = read_description(path)
+    described = read_description(path) if path.is_file() else {}
+    if described and not tells_only_lacks(described):
         name = str(described.get("name", "")).strip().lower()
         name = _OTHER_NAMES.get(name, name)
         return TASKS[name] if name in TASKS else _derive(name or folder.name, described, path)

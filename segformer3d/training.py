@@ -22,7 +22,8 @@ from segformer3d.ahead import Waits, prepared_ahead
 from segformer3d.dataset import PreparedCase
 from segformer3d.errors import ConfigurationError, DataError
 from segformer3d.inference import decide, predict_probabilities
-from segformer3d.losses import Loss, make_loss, targets
+from segformer3d.lacks import Groups, known_groups, told
+from segformer3d.losses import Loss, known_loss, make_loss, marginal, targets
 from segformer3d.model import SegFormer3D
 from segformer3d.optimizer_file import load_optimizer, save_optimizer
 from segformer3d.patches import sample_patch
@@ -94,7 +95,7 @@ class ValidationReport:
     """A model measured on whole cases.
 
     Attributes:
-        dice: mean Dice per structure over the cases; NaN where there is no case.
+        dice: mean Dice per structure over the cases whose labels tell it; NaN where there is none.
         loss: mean Dice-plus-cross-entropy loss of whole cases.
         cases: how many cases.
         seconds: how long it took.
@@ -148,7 +149,8 @@ def train_part(
     optimizer = make_optimizer(model, settings)
     if optimizer_from is not None:
         load_optimizer(optimizer_from, optimizer, model)
-    batches = _batches(cases, task, settings, part, workers)
+    cutter = _Patches(cases, task, settings, part)
+    batches = _batches(cutter, workers)
     loss = make_loss(task, settings)
     losses, patches = [], Waits(prepared_ahead(batches) if device.type == "cuda" else batches)
     began = time.perf_counter()
@@ -157,7 +159,8 @@ def train_part(
         for number, (image, label) in enumerate(patches):
             rate = learning_rate(settings, part.index * len(batches) + number, part.parts * len(batches))
             target = targets(label.to(device), task)
-            losses.append(_step(model, optimizer, loss, image.to(device), target, rate, settings, adjust))
+            known = known_loss(loss, cutter.known(number))
+            losses.append(_step(model, optimizer, known, image.to(device), target, rate, settings, adjust))
             if on_step is not None:
                 on_step(Step(number + 1, len(batches), losses[-1], rate, image.shape[0]))
     seconds = time.perf_counter() - began
@@ -199,7 +202,7 @@ def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.
 def validate(
     model: SegFormer3D, cases: Sequence[PreparedCase], task: Task, *, device: torch.device
 ) -> ValidationReport:
-    """Measure a model on whole cases, on the task's grid.
+    """Measure a model on whole cases, on the task's grid, by what their labels tell.
 
     A structure that neither label nor prediction has scores 1.
     """
@@ -210,9 +213,11 @@ def validate(
         probabilities = predict_probabilities(model, task, case.image(), device, mirror=False)
         label = np.array(case.label())
         predicted, truth = decide(probabilities, task), task.structure_masks(label)
-        scores.append([_dice(p, t) for p, t in zip(predicted, truth, strict=True)])
-        losses.append(_probability_loss(probabilities, targets(torch.from_numpy(label)[None], task)[0], task))
-    dice = tuple(float(v) for v in np.mean(scores, axis=0)) if scores else (math.nan,) * len(task.structures)
+        shown = told(task, case.lacks)
+        scores.append([_dice(p, t) if s else math.nan for p, t, s in zip(predicted, truth, shown, strict=True)])
+        target = targets(torch.from_numpy(label)[None], task)
+        losses.append(_probability_loss(*_known(probabilities, target, known_groups(task, case.lacks)), task))
+    dice = _mean_where_told(scores) if scores else (math.nan,) * len(task.structures)
     return ValidationReport(
         dice, float(np.mean(losses)) if losses else math.nan, len(cases), time.perf_counter() - began
     )
@@ -225,6 +230,12 @@ class _Patches(Dataset[tuple[Tensor, Tensor]]):
         self.cases, self.task, self.settings, self.part = cases, task, settings, part
         order = np.random.default_rng(part.random_key())
         self.order = [int(i) for _ in range(part.epochs) for i in order.permutation(len(cases))]
+        self.groups = [known_groups(task, case.lacks) for case in cases]
+
+    def known(self, batch: int) -> list[Groups | None]:
+        """What the labels of a batch tell."""
+        size = self.settings.batch_size
+        return [self.groups[index] for index in self.order[batch * size : (batch + 1) * size]]
 
     def __len__(self) -> int:
         return len(self.order)
@@ -235,12 +246,9 @@ class _Patches(Dataset[tuple[Tensor, Tensor]]):
         return patch.image, patch.label
 
 
-def _batches(
-    cases: Sequence[PreparedCase], task: Task, settings: TrainingSettings, part: Part, workers: int
-) -> DataLoader[tuple[Tensor, Tensor]]:
-    patches = _Patches(cases, task, settings, part)
+def _batches(patches: _Patches, workers: int) -> DataLoader[tuple[Tensor, Tensor]]:
     context = "spawn" if workers else None
-    return DataLoader(patches, settings.batch_size, num_workers=workers, multiprocessing_context=context)
+    return DataLoader(patches, patches.settings.batch_size, num_workers=workers, multiprocessing_context=context)
 
 
 def _step(
@@ -267,6 +275,21 @@ def _step(
 def _dice(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
     total = int(predicted.sum()) + int(truth.sum())
     return 2.0 * int((predicted & truth).sum()) / total if total else 1.0
+
+
+def _mean_where_told(scores: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    """The mean of each structure over the cases whose score is not NaN."""
+    values = np.array(scores)
+    told = ~np.isnan(values)
+    sums, counts = np.where(told, values, 0.0).sum(axis=0), told.sum(axis=0)
+    return tuple(float(total / count) if count else math.nan for total, count in zip(sums, counts, strict=True))
+
+
+def _known(probabilities: Tensor, target: Tensor, groups: Groups | None) -> tuple[Tensor, Tensor]:
+    """Probabilities (K, X, Y, Z) and target (1, K, X, Y, Z) as far as a label tells them, without the batch."""
+    if groups is None:
+        return probabilities, target[0]
+    return marginal(probabilities[None], groups)[0], marginal(target, groups)[0]
 
 
 def _probability_loss(probabilities: Tensor, target: Tensor, task: Task) -> float:

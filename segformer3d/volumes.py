@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from segformer3d.case_checks import check_image, check_labels, for_task
 from segformer3d.config import Triple
 from segformer3d.errors import CaseError
+from segformer3d.lacks import present_channels, present_task
 from segformer3d.layouts.files import CaseFiles
 from segformer3d.nifti import MOST_VOXELS, Affine, Scan, read_nifti, to_scan
 from segformer3d.task import Task
@@ -90,25 +91,25 @@ def read_case(files: CaseFiles, task: Task) -> Volume:
     Raises:
         CaseError: a file is missing or damaged, image, label and task do not fit together, or the case is quarantined.
     """
-    return _converted(read_stored(files, task))
+    return _converted(read_stored(files, task), task, present_channels(task, files.lacks))
 
 
-def _converted(stored: StoredCase) -> Volume:
-    """A case's values as the model takes them."""
-    image = np.empty((len(stored.channels), *stored.shape), np.float32)
-    for channel, converted in zip(stored.channels, image, strict=True):
-        converted[:] = channel
+def _converted(stored: StoredCase, task: Task, places: Sequence[int]) -> Volume:
+    """A case's values as the model takes them, its contrasts in their places; one that is absent is 0."""
+    image = np.zeros((len(task.modalities), *stored.shape), np.float32)
+    for place, channel in zip(places, stored.channels, strict=True):
+        image[place] = channel
     label = None if stored.label is None else np.ascontiguousarray(stored.label, dtype=np.int16)
     return Volume(image, label, stored.affine, stored.images[0].source_affine)
 
 
 def read_stored(files: CaseFiles, task: Task) -> StoredCase:
-    """Read and check one case, as `read_case` does, but leave its values as they are.
+    """Read and check one case, as `read_case` does, but leave its values as they are, and absent contrasts out.
 
     Raises:
         CaseError: a file is missing or damaged, image, label and task do not fit together, or the case is quarantined.
     """
-    files = for_task(files, task)
+    files, task = for_task(files, task), present_task(task, files.lacks)
     names = _spoken(len(files.images), task)
     images = [read_nifti(path, name) for path, name in zip(files.images, names, strict=True)]
     return _stored(images, None if files.label is None else read_nifti(files.label, "label"), task)
@@ -121,7 +122,8 @@ def case_in_memory(images: Sequence[SpatialImage], task: Task) -> Volume:
         CaseError: images and task do not fit together.
     """
     names = _spoken(len(images), task)
-    return _converted(_stored([to_scan(i, name) for i, name in zip(images, names, strict=True)], None, task))
+    stored = _stored([to_scan(i, name) for i, name in zip(images, names, strict=True)], None, task)
+    return _converted(stored, task, range(len(task.modalities)))
 
 
 def _stored(images: Sequence[Scan], labelled: Scan | None, task: Task) -> StoredCase:
@@ -206,6 +208,9 @@ def scale_intensity(image_CXYZ: Image, task: Task) -> Image:
 
 def _window_scale(channel_XYZ: Image, scaled_XYZ: Image, task: Task) -> None:
     low, high = task.window or (float(channel_XYZ.min()), float(channel_XYZ.max()))
+    if not channel_XYZ.any():  # an absent contrast; a scan of one value everywhere is refused
+        scaled_XYZ[:] = 0
+        return
     for plane_YZ, scaled_YZ in zip(channel_XYZ, scaled_XYZ, strict=True):
         scaled_YZ[:] = np.clip((plane_YZ.astype(np.float64) - low) / (high - low), 0.0, 1.0)
 

@@ -38,6 +38,7 @@ from simulations.comparison import Compared, comparison_of, matrix_of
 from simulations.gains import gains_of
 from simulations.gains_report import gains_section, matrix_section
 from simulations.report import Journal, privacy_statement, round_points
+from simulations.scenarios import SCENARIOS
 
 LEAVES = "No case is named here and no patient shown: this report may leave the place where it was made."
 CASES_STAY = ("What shows cases is in ", Code("evaluation/"), ", and stays where the cases are.")
@@ -223,11 +224,17 @@ def _audited(audit: Mapping[str, Any]) -> str:
     )
 
 
+def _sites_line(summary: Mapping[str, Any]) -> str:
+    if summary["scenario"] is None:
+        return f"{summary['sites']}, partition {summary['partition']}"
+    return f"{summary['sites']}, scenario {summary['scenario']}: {SCENARIOS[summary['scenario']].summary}"
+
+
 def _method(run: Finished, date: str) -> Section:
     summary = run.summary
     facts = (
         ("task", f"{run.task.name}: {', '.join(s.name for s in run.task.structures)}"),
-        ("sites", f"{summary['sites']}, partition {summary['partition']}"),
+        ("sites", _sites_line(summary)),
         ("strategy", _strategy(summary)),
         ("work", f"{counted(summary['rounds'], 'round')} of {counted(summary['local_epochs'], 'local epoch')}"),
         ("protocol", f"{run.evaluation.protocol.name}: {run.evaluation.protocol.sentence}"),

@@ -14,6 +14,7 @@ def simulate_options(command: argparse.ArgumentParser) -> None:
     add("--rounds", type=int, metavar="R", help="rounds of federated averaging (default 30)")
     add("--local-epochs", type=int, metavar="E", help="passes over a site's cases in a round (default 1)")
     add("--partition", metavar="KIND", help="how cases are dealt: iid, quantity or intensity (default iid)")
+    add("--scenario", metavar="NAME", help="how hospitals differ, such as scanners or labels (docs/heterogeneity.md)")
     add("--engine", metavar="NAME", help="local or ray (default local)")
     add("--seed", type=int, metavar="S", help="of everything random (default 0)")
     add("--held-out", type=float, metavar="SHARE", help="share of the cases that no site gets (default 0.2)")

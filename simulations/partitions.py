@@ -30,7 +30,9 @@ from nibabel.spatialimages import HeaderDataError, HeaderTypeError
 
 from segformer3d.cases import CaseFiles, find_cases
 from segformer3d.errors import ConfigurationError
+from segformer3d.files import write_json
 from segformer3d.held_out import published_cases, split_off
+from segformer3d.lacks import tells_only_lacks
 from segformer3d.layouts.description import DESCRIPTION, read_description
 from segformer3d.patients import patient_of
 from simulations.site_folders import FederationFolders, federation_folders, link_file, write_description
@@ -42,7 +44,7 @@ LARGEST_TO_SMALLEST_SHARE = 8.0
 
 Names = tuple[str, ...]
 # What nibabel, gzip and NumPy raise on a file that is missing, cut off, overwritten, or that declares absurd sizes.
-_UNREADABLE = (
+UNREADABLE = (
     ImageFileError,
     HeaderDataError,
     HeaderTypeError,
@@ -185,7 +187,7 @@ def raw_intensity(files: CaseFiles) -> float | None:
             values = _first_contrast(files.images[0])
             positive = values[np.isfinite(values) & (values > 0)]
             return float(np.log(np.percentile(positive, 99))) if positive.size else None
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
 
 
@@ -236,7 +238,9 @@ def _write_site(
             _link(folder, source, path)
         entry |= {} if case.label is None else {"label": _link(folder, source, case.label)}
         entries.append(entry | ({} if patient == case.name else {"patient": patient}))
-    if described is not None:
+    if described is not None and tells_only_lacks(described):
+        write_json(folder / DESCRIPTION, described)
+    elif described is not None:
         write_description(folder, dict(described), entries)
 
 

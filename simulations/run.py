@@ -55,6 +55,7 @@ from simulations.gains import gains_of, print_gains
 from simulations.partitions import write_partition
 from simulations.phantoms import write_phantom_federation
 from simulations.report import Journal, add_audit, audit_line, write_summary
+from simulations.scenarios import get_scenario
 from simulations.settings import SimulationSettings, cores
 from simulations.site_folders import FederationFolders
 
@@ -116,6 +117,8 @@ def start_simulation(settings: SimulationSettings, out: Path | None) -> Path:
         KeyboardInterrupt: with a hint how to go on.
     """
     task = settings.resolve_task()
+    if settings.scenario is not None:
+        get_scenario(settings.scenario).check(task)
     folder = out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{task.name}"
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigurationError(f"{folder} is not empty; choose another --out, or go on with --resume {folder}")
@@ -217,8 +220,8 @@ def _introduce(console: Console, run: Run) -> None:
     asked = run.settings
     data = "synthetic hospitals" if asked.data is None else str(asked.data)
     console.print(
-        f"segfed: task {run.task.name} on {data}; {asked.sites} sites ({asked.partition}), {asked.rounds} rounds of "
-        f"{_local_work(run)}, {asked.at_once} sites at a time, "
+        f"segfed: task {run.task.name} on {data}; {asked.sites} sites ({asked.scenario or asked.partition}), "
+        f"{asked.rounds} rounds of {_local_work(run)}, {asked.at_once} sites at a time, "
         f"engine {asked.engine}, seed {asked.seed}",
         soft_wrap=True,
     )
@@ -243,15 +246,18 @@ def _lay_out_sites(console: Console, run: Run) -> None:
     place = run.folder / SITES
     if not place.is_dir():
         with console.status("writing the sites"):
-            write_whole(place, partial(_write_sites, run.settings, run.task.name))
+            write_whole(place, partial(_write_sites, run.settings, run.task))
 
 
-def _write_sites(asked: SimulationSettings, task: str, folder: Path) -> None:
+def _write_sites(asked: SimulationSettings, task: Task, folder: Path) -> None:
     if asked.data is None:
-        write_phantom_federation(folder, asked.sites, PHANTOMS_PER_SITE, PHANTOMS_HELD_OUT, asked.seed)
+        folders = write_phantom_federation(folder, asked.sites, PHANTOMS_PER_SITE, PHANTOMS_HELD_OUT, asked.seed)
     else:
-        dealt = (asked.partition, asked.sites, asked.seed, asked.held_out, asked.patient_pattern)
-        write_partition(asked.data, folder, *dealt, task=task, leave_out_published=asked.leave_out_published)
+        dealt = (asked.dealt, asked.sites, asked.seed, asked.held_out, asked.patient_pattern)
+        left_out = asked.leave_out_published
+        folders = write_partition(asked.data, folder, *dealt, task=task.name, leave_out_published=left_out)
+    if asked.scenario is not None:
+        get_scenario(asked.scenario).change(folders.sites, asked.seed, task)
 
 
 def _federate(console: Console, run: Run) -> Journal:
@@ -294,7 +300,11 @@ def _client_source(run: Run) -> ClientSource:
         "patient_pattern": run.settings.patient_pattern,
         "delta": None if run.federation.privacy is None else run.federation.privacy.delta,
     }
-    return ClientSource.of("simulations.clients:make_app", sites=[{**site, **common} for site in sites])
+    attacks: list[str | None] = [None] * len(sites)
+    if run.settings.scenario is not None:
+        attacks[-1] = get_scenario(run.settings.scenario).attack
+    told = [{**site, **common, "attack": attack} for site, attack in zip(sites, attacks, strict=True)]
+    return ClientSource.of("simulations.clients:make_app", sites=told)
 
 
 def _measure(console: Console, run: Run) -> Evaluation:

@@ -14,6 +14,7 @@ from segformer3d.tasks import Task, adjust, choose_task
 from server.federation import model_settings
 from server.strategies.strategy import Strategy, check_private, strategy_from_json
 from simulations.partitions import PARTITIONS
+from simulations.scenarios import Scenario, get_scenario
 
 ENGINES = ("local", "ray")
 
@@ -29,6 +30,8 @@ class SimulationSettings:
         rounds: rounds of federated averaging.
         local_epochs: passes over a site's training cases in a round.
         partition: how cases are dealt to sites: "iid", "quantity" (unequal sizes) or "intensity" (by raw scale).
+        scenario: how the hospitals differ, a name of `simulations.scenarios.SCENARIOS`, which then says how cases are
+            dealt; None leaves them alike but for the partition.
         engine: "local" (worker processes of this machine) or "ray" (Flower's simulation engine).
         seed: of everything random.
         held_out: share of the cases that no site gets, in (0, 1); the final model is measured on them.
@@ -61,6 +64,7 @@ class SimulationSettings:
     rounds: int = 30
     local_epochs: int = 1
     partition: str = "iid"
+    scenario: str | None = None
     engine: str = "local"
     seed: int = 0
     held_out: float = 0.2
@@ -90,6 +94,8 @@ class SimulationSettings:
                 raise ConfigurationError(
                     f"{option(name)} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
                 )
+        if self.scenario is not None:
+            self._check_scenario(get_scenario(self.scenario))
         if type(self.held_out) not in (int, float) or not 0 < self.held_out < 1:
             raise ConfigurationError(f"--held-out must be in (0, 1), got {self.held_out!r}")
         if type(self.leave_out_published) is not bool:
@@ -110,6 +116,21 @@ class SimulationSettings:
             check_private(self.strategy)
         if self.patient_pattern is not None:
             check_pattern(self.patient_pattern)
+
+    def _check_scenario(self, scenario: Scenario) -> None:
+        if self.partition != "iid":
+            raise ConfigurationError(f"--scenario {self.scenario} says how cases are dealt; leave --partition out")
+        if self.data is None and scenario.partition != "iid":
+            raise ConfigurationError(f"--scenario {self.scenario} deals the cases of a dataset; name it with --data")
+        if self.sites < scenario.fewest_sites:
+            raise ConfigurationError(
+                f"--scenario {self.scenario} needs --sites {scenario.fewest_sites} or more, got {self.sites}"
+            )
+
+    @property
+    def dealt(self) -> str:
+        """How cases are dealt: the partition, which a scenario decides."""
+        return self.partition if self.scenario is None else get_scenario(self.scenario).partition
 
     @property
     def needed_sites(self) -> int:

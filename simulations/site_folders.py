@@ -48,14 +48,15 @@ def require_empty(folder: Path) -> None:
 
 
 def write_image(path: Path, image: nib.Nifti1Image) -> None:
-    """Write a .nii.gz without name and time in its gzip header: the same image gives the same bytes.
+    """Write a .nii, or a .nii.gz without name and time in its gzip header: the same image gives the same bytes.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written.
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
+        content = image.to_bytes()
+        path.write_bytes(gzip.compress(content, compresslevel=1, mtime=0) if path.suffix == ".gz" else content)
 
 
 def link_file(source: Path, place: Path) -> None:

@@ -24,7 +24,8 @@ from client.privacy.promise import Promise
 from client.privacy.settings import PrivacySettings
 from client.strategies.proximal import proximal_pull
 from segformer3d.errors import ConfigurationError
-from segformer3d.losses import make_loss, targets
+from segformer3d.lacks import Groups, known_groups
+from segformer3d.losses import known_loss, make_loss, targets
 from segformer3d.model import SegFormer3D
 from segformer3d.optimizer_file import load_optimizer, save_optimizer
 from segformer3d.patches import sample_patch
@@ -159,9 +160,10 @@ def patient_unit(
         generator = np.random.default_rng(key)
         torch.manual_seed(int(generator.integers(2**62)))  # dropout's
         total = 0.0
-        for image, label in _patches(patient, task, settings, privacy.crops, generator):
+        for image, label, known in _patches(patient, task, settings, privacy.crops, generator):
             share = image.shape[0] / privacy.crops
-            value = loss_of(model, loss, image.to(device), targets(label.to(device), task)) * share
+            target = targets(label.to(device), task)
+            value = loss_of(model, known_loss(loss, known), image.to(device), target) * share
             value.backward()  # type: ignore[no-untyped-call]
             total += float(value.detach())
         return total
@@ -171,13 +173,14 @@ def patient_unit(
 
 def _patches(
     patient: Patient, task: Task, settings: TrainingSettings, crops: int, generator: np.random.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of one patient's patches."""
+) -> Iterator[tuple[Tensor, Tensor, list[Groups | None]]]:
+    """Batches of one patient's patches, and what their labels tell."""
     for begin in range(0, crops, settings.batch_size):
         number = min(settings.batch_size, crops - begin)
         cases = [patient.cases[int(generator.integers(len(patient.cases)))] for _ in range(number)]
         cut = [sample_patch(case, task, settings, generator) for case in cases]
-        yield torch.stack([patch.image for patch in cut]), torch.stack([patch.label for patch in cut])
+        image, label = (torch.stack([getattr(patch, what) for patch in cut]) for what in ("image", "label"))
+        yield image, label, [known_groups(task, case.lacks) for case in cases]
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The data gate as a whole: measure every case of a folder, once, and hold the rules against what was found."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from segformer3d.data_check.rules import (
 from segformer3d.data_check.sides import check_patients, check_sides, validation_names
 from segformer3d.data_check.twins import Twins
 from segformer3d.held_out import split_off
+from segformer3d.lacks import check_lacks, present_task
 from segformer3d.layouts.files import CaseFiles
 from segformer3d.patients import with_patients
 from segformer3d.processes import choose_processes, map_cases
@@ -101,12 +102,15 @@ def check_folder(
         on_case: told how many cases of how many are measured.
 
     Raises:
-        DataError: a folder is no dataset, a list cannot be read, or a case's name does not match the pattern.
+        DataError: a folder is no dataset, a list cannot be read, a case's name does not match the pattern, or what a
+            dataset says that it lacks is not of the task.
     """
     found = with_quarantine(find_cases(folder), quarantine)
+    check_lacks(found[0].lacks, task)
+    found, task = _as_complete(found), present_task(task, found[0].lacks)
     plain = [case for case in found if case.quarantined is None]
     files = with_patients(plain, patient_pattern)
-    others = () if against is None else with_patients(find_cases(against), patient_pattern)
+    others = () if against is None else with_patients(_as_complete(find_cases(against)), patient_pattern)
     measured = _measure([*files, *others], task, workers, on_case)
     ours, theirs = _readable(files, measured, task), _readable(others, measured[len(files) :], task)
     cases = [facts for facts, _ in ours]
@@ -126,6 +130,11 @@ def check_folder(
     ]
     listed = {case.name: case.quarantined for case in found if case.quarantined is not None}
     return Checked(folder, task, tuple(cases), tuple(sorted(set(findings), key=_gravity)), tuple(twins), listed)
+
+
+def _as_complete(found: Sequence[CaseFiles]) -> tuple[CaseFiles, ...]:
+    """The cases as those of a task without the contrasts that they lack: of these nothing can be wrong."""
+    return tuple(replace(case, lacks=replace(case.lacks, absent=())) for case in found)
 
 
 def _measure(

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from segformer3d.lacks import NOTHING, Lacks
+
 ENDINGS = (".nii.gz", ".nii")
 _CHANNEL = re.compile(r"_\d{4}$")
 
@@ -26,6 +28,7 @@ class CaseFiles:
         sidecars: files of the dataset that tell `facts` and belong beside the case wherever it goes.
         benchmark: the built-in task whose files are named like this; what label values mean follows from it.
         quarantined: why it may not be used, where a list says so; see `segformer3d.quarantine`.
+        lacks: contrasts and structures that its dataset says it lacks.
     """
 
     name: str
@@ -37,6 +40,7 @@ class CaseFiles:
     sidecars: tuple[Path, ...] = ()
     benchmark: str | None = None
     quarantined: str | None = None
+    lacks: Lacks = NOTHING
 
     @property
     def paths(self) -> tuple[Path, ...]:

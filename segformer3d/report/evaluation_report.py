@@ -34,7 +34,7 @@ from segformer3d.report.evaluation_parts import METRICS, more_sections
 from segformer3d.report.score_charts import boxes
 from segformer3d.report.words import NOTHING, counted, fixed, interval, mean_cell
 from segformer3d.report.writing import write_report
-from segformer3d.results import CaseResult, Evaluation, StructureSummary, ranked
+from segformer3d.results import CaseResult, Evaluation, StructureSummary, by_dice, ranked
 from segformer3d.tasks import Task
 
 WORST_CASES = 10
@@ -144,7 +144,7 @@ _EVERY_POINT = "Every point is a case; the box holds the middle half, the line i
 
 
 def _failures(evaluation: Evaluation, folder: Path) -> Section:
-    order = sorted(evaluation.cases, key=lambda case: (case.mean_dice, case.name))[:WORST_CASES]
+    order = by_dice(evaluation.cases)[:WORST_CASES]
     structures = [structure.name for structure in evaluation.structures]
     columns = (Column("case", "text"), *(Column(f"Dice {name}") for name in structures), Column("mean"))
     rows = tuple(_worst_row(case) for case in order)

@@ -1,5 +1,6 @@
 """Steps of DP-SGD on a real model. Oracles: plain gradients where nothing is clipped, closed forms, independence."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,13 @@ from client.privacy.training import patient_unit, train_private
 from segformer3d.dataset import prepare
 from segformer3d.errors import ConfigurationError, DataError
 from segformer3d.fit import initial_model
+from segformer3d.lacks import Lacks
 from segformer3d.losses import make_loss, targets
 from segformer3d.model import SegFormer3D
 from segformer3d.patches import sample_patch
 from segformer3d.patients import Patient, patients_of
 from segformer3d.settings import TrainingSettings
-from segformer3d.tasks import adjust
+from segformer3d.tasks import Structure, adjust
 from segformer3d.training import Part
 
 from ..tiny_site import TINY, write_site
@@ -124,6 +126,23 @@ def test_a_patients_gradient_does_not_depend_on_who_else_is_there(patients: tupl
     fewer = patients_of([case for patient in patients[2:] for case in patient.cases])
     assert torch.equal(gradient_of(patients[2]), gradient_of(fewer[0]))
     assert not torch.equal(gradient_of(patients[2]), gradient_of(patients[3]))
+
+
+def test_the_loss_of_a_patient_whose_label_tells_less_is_the_marginal_one(patients: tuple[Patient, ...]):
+    """With a second structure that nobody outlines, its class is pulled exactly as the background is."""
+    two = (*TASK.structures, Structure("shell", (2,)))
+    task = replace(TASK, structures=two, label_values=(0, 1, 2), model=replace(TASK.model, num_classes=3), prior=())
+    partial = replace(
+        patients[0], cases=tuple(replace(c, lacks=Lacks(unlabelled=("shell",))) for c in patients[0].cases)
+    )
+    model = initial_model(task, 0)
+    for parameter in model.decoder.classify.parameters():
+        parameter.data[2] = parameter.data[0]
+    patient_unit(model, partial, task, SGD, asked(crops=4), Part(0, 1, 1, 7, "s"), CPU)(0)
+    found = [parameter.grad for parameter in model.decoder.classify.parameters()]
+    assert all(grad is not None and grad[0].abs().max() > 0 for grad in found)
+    for grad in found:
+        torch.testing.assert_close(grad[2], grad[0])
 
 
 @pytest.mark.usefixtures("silent")
