@@ -106,16 +106,19 @@ class SimulationSettings:
             raise ConfigurationError(
                 f"--minimum-sites ({self.minimum_sites}) cannot be more than --sites ({self.sites})"
             )
+        if self.epsilon is None and (self.delta is not None or self.privacy):
+            raise ConfigurationError("settings of privacy need an --epsilon: what the run may cost each patient")
+        self._check_strategy(private=self.privacy_of(None) is not None)
+        if self.patient_pattern is not None:
+            check_pattern(self.patient_pattern)
+
+    def _check_strategy(self, *, private: bool) -> None:
         if self.sites < self.strategy.fewest_sites:
             raise ConfigurationError(
                 f"the strategy {self.strategy.name} needs {self.strategy.fewest_sites} sites, got --sites {self.sites}"
             )
-        if self.epsilon is None and (self.delta is not None or self.privacy):
-            raise ConfigurationError("settings of privacy need an --epsilon: what the run may cost each patient")
-        if self.privacy_of(None) is not None:
+        if private:
             check_private(self.strategy)
-        if self.patient_pattern is not None:
-            check_pattern(self.patient_pattern)
 
     def _check_scenario(self, scenario: Scenario) -> None:
         if self.partition != "iid":

@@ -20,7 +20,9 @@ from segformer3d.files import write_json
 from segformer3d.terminal import make_console
 from server.records import mean_dice
 from server.strategies.strategy import Strategy, strategy_from_json
-from simulations.run import pooled_of, resume_simulation, start_simulation
+from simulations.run import resume_simulation, start_simulation
+from simulations.run_folder import RUN_FILE
+from simulations.run_rivals import pooled_of
 from simulations.settings import SimulationSettings
 
 STUDY_FILE, RUNS, POOLED = "study.json", "runs", "pooled"
@@ -159,7 +161,7 @@ def _outcomes(console: Console, study: Study, folder: Path) -> Iterator[Outcome]
 
 
 def _play(settings: SimulationSettings, place: Path) -> None:
-    if (place / "run.json").is_file():
+    if (place / RUN_FILE).is_file():
         resume_simulation(place)
     else:
         start_simulation(settings, place)
