@@ -103,6 +103,7 @@ def _simulate_options(command: argparse.ArgumentParser) -> None:
     add("--delta", type=float, metavar="D", help="chance that this promise fails (default min(1e-5, 1/(10 patients)))")
     add("--patient-pattern", metavar="REGEX", help="what of a case's name is the patient (default: each case is one)")
     add("--start", metavar="FILE", help="model to begin with (default: random weights)")
+    add("--exchange", metavar="NAME", help="how updates travel, such as fp32 or compact (default fp32)")
     add("--compare", action="store_true", default=None, help="also train each site alone and all data pooled")
     add(
         "--config",

@@ -9,7 +9,6 @@ In a private run the requests say what is asked for, and the replies what the si
 promise does not pay for is withheld: NaN, or a number that everyone knows (see `client.privacy.release`).
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, MessageType, MetricRecord, RecordDict
 
+from client.exchange.parcel import OpenModel, OpenUpdate, is_packed, plain_model, record_of_payload
+from client.exchange.settings import EXCHANGES, PLAIN, Exchange, named_exchange
 from client.names import CONTRACT_VERSION, RUN_NAME, SITE_NAME
 from client.privacy.promise import Promise
 from client.privacy.settings import PrivacySettings
@@ -76,6 +77,7 @@ class PrepareReply:
         balance: mean share of voxels per structure over its training cases, in [0, 1].
         seconds: how long reading, checking and caching took.
         promise: in a private run, what it will cost each patient; `train_cases` is the public number of patients then.
+        holds: digest of the model of this run that it holds, see `client.exchange`; empty where it holds none.
     """
 
     site: str
@@ -86,10 +88,12 @@ class PrepareReply:
     balance: tuple[float, ...]
     seconds: float
     promise: Promise | None = None
+    holds: str = ""
 
     def encode(self) -> RecordDict:
         """The message's content."""
         about = _about(self.site, self.run, 0, self.promise)
+        about["holds"] = self.holds
         return RecordDict({METRICS: MetricRecord(_numbers(self, _PREPARED)), ABOUT: about})
 
     @classmethod
@@ -99,9 +103,9 @@ class PrepareReply:
         Raises:
             ReplyError: it breaks the contract.
         """
-        site, run, _, promise = _read_about(records, {METRICS, ABOUT})
+        site, run, _, promise, holds = _read_about(records, {METRICS, ABOUT}, ("holds",))
         numbers = _read_metrics(records, _PREPARED)
-        return cls(site, run, **{**numbers, "balance": tuple(numbers["balance"])}, promise=promise)
+        return cls(site, run, **{**numbers, "balance": tuple(numbers["balance"])}, promise=promise, holds=holds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +121,7 @@ class TrainRequest:
         task, training: what to train on what, and how.
         weights: all of the global model.
         privacy: what is asked for, in a private run.
+        exchange: how the model came, and how the update shall travel.
     """
 
     run: str
@@ -128,26 +133,32 @@ class TrainRequest:
     training: TrainingSettings
     weights: Weights
     privacy: PrivacySettings | None = None
+    exchange: Exchange = EXCHANGES[PLAIN]
 
-    def encode(self) -> RecordDict:
-        """The message's content."""
+    def encode(self, payload: bytes | None = None) -> RecordDict:
+        """The message's content, with this payload in the place of plain weights."""
         texts = {name: _text(getattr(self, name)) for name in ("task", "training", "privacy")}
-        config = _config(self.run, **texts, **_numbers(self, _ASKED))
-        return RecordDict({ARRAYS: encode_weights(self.weights), CONFIG: config})
+        config = _config(self.run, exchange=self.exchange.name, **texts, **_numbers(self, _ASKED))
+        return RecordDict({ARRAYS: _arrays(self.weights, payload), CONFIG: config})
 
     @classmethod
-    def decode(cls, records: RecordDict) -> "TrainRequest":
+    def decode(cls, records: RecordDict, open_model: OpenModel = plain_model) -> "TrainRequest":
         """Read a request.
 
         Raises:
             ReplyError: it breaks the contract.
-            ConfigurationError: the task, the training settings or the privacy in it break a rule.
+            ConfigurationError: the task, the training settings, the exchange or the privacy in it break a rule.
         """
-        values = _read_config(records, {ARRAYS, CONFIG}, {**_ASKED, "task": str, "training": str, "privacy": str})
+        texts = dict.fromkeys(("task", "training", "privacy", "exchange"), str)
+        values = _read_config(records, {ARRAYS, CONFIG}, {**_ASKED, **texts})
         values["privacy"] = _read_privacy(values["privacy"])
         values["task"] = task_from_json(read_json("task", values["task"]))
         values["training"] = TrainingSettings.from_json(read_json("training", values["training"]))
-        return cls(**values, weights=_read_weights(records))
+        values["exchange"] = named_exchange(values["exchange"])
+        arrays = record_of(records, ARRAYS, ArrayRecord)
+        if values["exchange"].plain == is_packed(arrays):
+            raise ReplyError("the model does not travel as the run's exchange says")
+        return cls(**values, weights=open_model(values["run"], values["task"], arrays))
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +171,7 @@ class TrainReply:
         training: of the local training.
         validation: of the global model as received, on the site's own validation cases.
         promise: in a private run, with what was spent so far; `training.cases` is the public number of patients then.
+        payload: at the site, the update as it travels; None where it travels as it is.
     """
 
     site: str
@@ -169,6 +181,7 @@ class TrainReply:
     training: TrainingReport
     validation: ValidationReport
     promise: Promise | None = None
+    payload: bytes | None = None
 
     @cached_property
     def update_norm(self) -> float:
@@ -181,19 +194,20 @@ class TrainReply:
             self.validation, _VALIDATION, "validation_"
         )
         about = _about(self.site, self.run, self.round, self.promise)
-        return RecordDict({ARRAYS: encode_weights(self.update), METRICS: MetricRecord(numbers), ABOUT: about})
+        return RecordDict({ARRAYS: _arrays(self.update, self.payload), METRICS: MetricRecord(numbers), ABOUT: about})
 
     @classmethod
-    def decode(cls, records: RecordDict) -> "TrainReply":
+    def decode(cls, records: RecordDict, open_update: OpenUpdate = decode_weights) -> "TrainReply":
         """Read a reply; whether its numbers make sense is for the server to say.
 
         Raises:
             ReplyError: it breaks the contract.
         """
-        site, run, round_number, promise = _read_about(records, {ARRAYS, METRICS, ABOUT})
+        site, run, round_number, promise, *_ = _read_about(records, {ARRAYS, METRICS, ABOUT})
         numbers = _read_metrics(records, _prefixed("training_", _TRAINING) | _prefixed("validation_", _VALIDATION))
         training = TrainingReport(**{name: numbers[f"training_{name}"] for name in _TRAINING})
-        return cls(site, run, round_number, _read_weights(records), training, _validation(numbers), promise)
+        update = open_update(record_of(records, ARRAYS, ArrayRecord))
+        return cls(site, run, round_number, update, training, _validation(numbers), promise)
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,13 +219,13 @@ class EvaluateRequest:
     task: Task
     weights: Weights
 
-    def encode(self) -> RecordDict:
-        """The message's content."""
+    def encode(self, payload: bytes | None = None) -> RecordDict:
+        """The message's content, with this payload in the place of plain weights."""
         config = _config(self.run, round=self.round, task=_text(self.task))
-        return RecordDict({ARRAYS: encode_weights(self.weights), CONFIG: config})
+        return RecordDict({ARRAYS: _arrays(self.weights, payload), CONFIG: config})
 
     @classmethod
-    def decode(cls, records: RecordDict) -> "EvaluateRequest":
+    def decode(cls, records: RecordDict, open_model: OpenModel = plain_model) -> "EvaluateRequest":
         """Read a request.
 
         Raises:
@@ -220,7 +234,7 @@ class EvaluateRequest:
         """
         values = _read_config(records, {ARRAYS, CONFIG}, {"round": int, "task": str})
         values["task"] = task_from_json(read_json("task", values["task"]))
-        return cls(**values, weights=_read_weights(records))
+        return cls(**values, weights=open_model(values["run"], values["task"], record_of(records, ARRAYS, ArrayRecord)))
 
 
 @dataclass(frozen=True)
@@ -244,23 +258,8 @@ class EvaluateReply:
         Raises:
             ReplyError: it breaks the contract.
         """
-        site, run, round_number, _ = _read_about(records, {METRICS, ABOUT})
+        site, run, round_number, *_ = _read_about(records, {METRICS, ABOUT})
         return cls(site, run, round_number, _validation(_read_metrics(records, _prefixed("validation_", _VALIDATION))))
-
-
-def digest_of(records: RecordDict) -> str:
-    """SHA-256 of a message's content, independent of how protobuf orders it."""
-    found = hashlib.sha256()
-    for name in sorted(records):
-        record = records[name]
-        if isinstance(record, ArrayRecord):
-            for key in sorted(record):
-                array = record[key]
-                found.update(repr((name, key, array.dtype, tuple(array.shape), array.stype)).encode())
-                found.update(hashlib.sha256(array.data).digest())
-        else:
-            found.update(repr((name, sorted(record.items()))).encode())
-    return found.hexdigest()
 
 
 def _text(value: Task | TrainingSettings | PrivacySettings | Promise | None) -> str:
@@ -302,8 +301,8 @@ def _read_metrics(records: RecordDict, fields: Mapping[str, type]) -> dict[str, 
     return read_fields(record_of(records, METRICS, MetricRecord), fields, METRICS)
 
 
-def _read_weights(records: RecordDict) -> Weights:
-    return decode_weights(record_of(records, ARRAYS, ArrayRecord))
+def _arrays(weights: Weights, payload: bytes | None) -> ArrayRecord:
+    return encode_weights(weights) if payload is None else record_of_payload(payload)
 
 
 def _read_config(records: RecordDict, names: set[str], fields: Mapping[str, type]) -> dict[str, Any]:
@@ -316,16 +315,17 @@ def _read_config(records: RecordDict, names: set[str], fields: Mapping[str, type
     return {name: value for name, value in values.items() if name != "contract"}
 
 
-def _read_about(records: RecordDict, names: set[str]) -> tuple[str, str, int, Promise | None]:
-    """Site, run, round and promise of a reply."""
+def _read_about(records: RecordDict, names: set[str], more: tuple[str, ...] = ()) -> tuple[Any, ...]:
+    """Site, run, round and promise of a reply, and more texts."""
     _check_version(records, ABOUT, "the site")
     check_names(records, names, "the message")
     fields = {"contract": int, "site": str, "run": str, "round": int, "promise": str}
+    fields |= dict.fromkeys(more, str)
     values = read_fields(record_of(records, ABOUT, ConfigRecord), fields, ABOUT)
     if not SITE_NAME.fullmatch(values["site"]):
         raise ReplyError("the site's name must be 1 to 40 letters, digits, - and _")
     promise = Promise.from_json(read_json("promise", values["promise"])) if values["promise"] else None
-    return values["site"], values["run"], values["round"], promise
+    return values["site"], values["run"], values["round"], promise, *(values[name] for name in more)
 
 
 def _check_version(records: RecordDict, name: str, sender: str) -> None:

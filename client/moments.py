@@ -1,7 +1,8 @@
-"""Which optimizer state a round starts from: one file a finished round, in a folder of the run's own at the site.
+"""Which state a round starts from: one file a finished round and kind, in a folder of the run's own at the site.
 
 `optimizer-0007.safetensors` is the state after round 7. Round r starts from the newest state of an earlier round, so
 that a site that is asked again for a round, or whose coordinator resumed an older state, gives the same answer again.
+Other kinds of state are kept likewise, such as what an update lost on the way (`client.exchange.at_site`).
 """
 
 import re
@@ -10,16 +11,17 @@ from pathlib import Path
 from segformer3d.files import storage_errors
 
 KEPT = 2
-_STATE = re.compile(r"optimizer-(\d{4,})\.safetensors")
+MOMENTS = "optimizer"
+_STATE = re.compile(r"[a-z]+-(\d{4,})\.safetensors")
 
 
-def moments_before(folder: Path, round_number: int) -> Path | None:
+def moments_before(folder: Path, round_number: int, kind: str = MOMENTS) -> Path | None:
     """The newest state of a round before this one; states of this round and later ones are of a past that is redone.
 
     Raises:
         StorageError: such a state cannot be removed.
     """
-    states = _states(folder)
+    states = _states(folder, kind)
     for number in states:
         if number >= round_number:
             _remove(states[number])
@@ -27,30 +29,30 @@ def moments_before(folder: Path, round_number: int) -> Path | None:
     return states[max(earlier)] if earlier else None
 
 
-def moments_after(folder: Path, round_number: int) -> Path:
+def moments_after(folder: Path, round_number: int, kind: str = MOMENTS) -> Path:
     """Where the state after this round belongs."""
-    return folder / f"optimizer-{round_number:04d}.safetensors"
+    return folder / f"{kind}-{round_number:04d}.safetensors"
 
 
-def superseded_moments(folder: Path) -> Path | None:
+def superseded_moments(folder: Path, kind: str = MOMENTS) -> Path | None:
     """The state that will be one too many once another is written, if there is one."""
-    states = _states(folder)
+    states = _states(folder, kind)
     return states[min(states)] if len(states) >= KEPT else None
 
 
-def forget_old_moments(folder: Path) -> None:
+def forget_old_moments(folder: Path, kind: str = MOMENTS) -> None:
     """Keep the newest two states.
 
     Raises:
         StorageError: an old one cannot be removed.
     """
-    states = _states(folder)
+    states = _states(folder, kind)
     for number in sorted(states)[:-KEPT]:
         _remove(states[number])
 
 
-def _states(folder: Path) -> dict[int, Path]:
-    matches = ((_STATE.fullmatch(path.name), path) for path in folder.glob("optimizer-*.safetensors"))
+def _states(folder: Path, kind: str) -> dict[int, Path]:
+    matches = ((_STATE.fullmatch(path.name), path) for path in folder.glob(f"{kind}-*.safetensors"))
     return {int(match.group(1)): path for match, path in matches if match}
 
 

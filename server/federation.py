@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from client.exchange.settings import PLAIN, named_exchange
 from client.privacy.settings import PrivacySettings
 from segformer3d.errors import ConfigurationError
 from segformer3d.settings import TrainingSettings
@@ -42,6 +43,7 @@ class FederationSettings:
         training: how a site trains.
         privacy: what differential privacy the run has, or None. A private run has group norm, `privacy.local_steps`
             instead of `local_epochs`, and nothing is measured at the sites.
+        exchange: how updates and models travel, by a name of `client.exchange.settings`.
 
     Raises:
         ConfigurationError: a value breaks its rule.
@@ -58,8 +60,10 @@ class FederationSettings:
     pace: float = 4.0
     training: TrainingSettings = field(default_factory=TrainingSettings)
     privacy: PrivacySettings | None = None
+    exchange: str = PLAIN
 
     def __post_init__(self) -> None:
+        named_exchange(self.exchange)
         if self.privacy is not None and self.task.model.norm == "batch":
             raise ConfigurationError(
                 'batch norm makes patients depend on each other, so a private run cannot have it; say norm = "group"'

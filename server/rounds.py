@@ -16,12 +16,14 @@ from pathlib import Path
 from flwr.serverapp import Grid
 
 from client.contract import EVALUATE, TRAIN, EvaluateReply, EvaluateRequest, PrepareRequest, TrainReply, TrainRequest
+from client.exchange.settings import named_exchange
 from client.weights import Weights
 from segformer3d.checkpoint import save_weights
 from segformer3d.errors import FederationError
 from segformer3d.files import write_json
 from segformer3d.training import ValidationReport
 from server.aggregation import Diagnostics, apply, init
+from server.downlink import Delivery, NextModel, next_model
 from server.exchange import Exchange, Question, Received, read_evaluate, read_train
 from server.federation import FederationSettings
 from server.mailbox import Audit, Mailbox
@@ -93,6 +95,7 @@ class Federation:
             settings.again_s,
         )
         self._pace = Pace(settings.pace, state.history)
+        self._holds: dict[str, str] = {}  # digests of the models that sites hold since they answered
         self._exchange = Exchange(mailbox, self._roster, self._put_aside, on_event)
 
     def run(self) -> RunRecord:
@@ -128,9 +131,11 @@ class Federation:
         began = time.perf_counter()
         number = self._state.round + 1
         self._emit(RoundStarted(number, self._settings.rounds, tuple(member.site for member in members)))
-        received = self._exchange.ask(self._train_question(number), members)
+        model = self._next_model()
+        received = self._exchange.ask(self._train_question(number, model, members), members)
         for item in received:
             self._pace.note(item.reply.site, item.seconds)
+            self._holds[item.reply.site] = model.digest
         kept = self._keep(number, received)
         measured = self._measured({item.reply.site: item.reply.validation for item in kept})
         with ThreadPoolExecutor(1) as beside:  # the sites wait for both
@@ -149,7 +154,7 @@ class Federation:
             sites=tuple(_site_record(item, diagnostics) for item in kept),
             set_aside=tuple(self._set_aside),
         )
-        self._complete(record, averaged.weights, best)
+        self._complete(record, averaged.weights, best, {**self._state.memory, **model.memory})
 
     def _keep(self, number: int, received: list[Received[TrainReply]]) -> list[Received[TrainReply]]:
         """Without outliers, and enough of them."""
@@ -165,10 +170,13 @@ class Federation:
         sites = {reply.site for reply in kept}
         return [item for item in received if item.reply.site in sites]
 
-    def _complete(self, record: RoundRecord, weights: Weights, best: Best | None) -> None:
+    def _complete(
+        self, record: RoundRecord, weights: Weights, best: Best | None, memory: Mapping[str, Weights]
+    ) -> None:
         """The state first: `rounds.jsonl` can be written again from it."""
         history = (*self._state.history, plain(record))
-        self._state = replace(self._state, round=record.round, weights=weights, best=best, history=history)
+        changes = {"round": record.round, "weights": weights, "best": best, "history": history, "memory": memory}
+        self._state = replace(self._state, **changes)
         write_state(self._folder, self._state)
         append_round(self._folder, history[-1])
         self._set_aside.clear()
@@ -178,7 +186,8 @@ class Federation:
         """Save the final model, have it measured by whoever is still there, and close the books."""
         self._save_model(LAST_FILE, None)
         private = self._settings.privacy is not None  # nothing pays for what a measurement would say
-        received = [] if private else self._exchange.ask(self._evaluate_question(), self._roster.online())
+        members = () if private else self._roster.online()
+        received = self._exchange.ask(self._evaluate_question(members), members) if members else []
         reports = {item.reply.site: item.reply.validation for item in received}
         final = self._measured(reports)
         best = self._keep_best(final)
@@ -187,7 +196,13 @@ class Federation:
         self._emit(RunFinished(record))
         return record
 
-    def _train_question(self, number: int) -> Question[TrainReply]:
+    def _next_model(self) -> NextModel:
+        return next_model(self._state.weights, self._state.memory, named_exchange(self._settings.exchange))
+
+    def _holders(self, members: Sequence[Member]) -> dict[str, str]:
+        return {member.site: self._holds.get(member.site, member.ready.holds) for member in members}
+
+    def _train_question(self, number: int, model: NextModel, members: Sequence[Member]) -> Question[TrainReply]:
         settings, state = self._settings, self._state
         request = TrainRequest(
             state.run,
@@ -197,20 +212,21 @@ class Federation:
             settings.seed,
             settings.task,
             settings.training,
-            state.weights,
+            model.weights,
             settings.privacy,
+            named_exchange(settings.exchange),
         )
         longest = cache(partial(longest_update, state.weights))  # not worked out before the sites are at work
-        read = partial(read_train, request=request, longest=longest)
-        return Question(TRAIN, number, request.encode(), settings.round_deadline_s, self._pace, settings.again_s, read)
+        read = partial(read_train, request=request, digest=model.digest, longest=longest)
+        delivery = Delivery(model, request.encode, self._holders(members))
+        return Question(TRAIN, number, delivery, settings.round_deadline_s, self._pace, settings.again_s, read)
 
-    def _evaluate_question(self) -> Question[EvaluateReply]:
-        settings, state = self._settings, self._state
-        request = EvaluateRequest(state.run, state.round, settings.task, state.weights)
+    def _evaluate_question(self, members: Sequence[Member]) -> Question[EvaluateReply]:
+        settings, state, model = self._settings, self._state, self._next_model()
+        request = EvaluateRequest(state.run, state.round, settings.task, model.weights)
         read = partial(read_evaluate, request=request)
-        return Question(
-            EVALUATE, state.round, request.encode(), settings.round_deadline_s, self._pace, settings.again_s, read
-        )
+        delivery = Delivery(model, request.encode, self._holders(members))
+        return Question(EVALUATE, state.round, delivery, settings.round_deadline_s, self._pace, settings.again_s, read)
 
     def _measured(self, reports: Mapping[str, ValidationReport]) -> Score:
         """What sites measured belongs to the model they were sent: that of the state, before this round's averaging."""

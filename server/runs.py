@@ -29,6 +29,7 @@ _PLAIN = (
     "prepare_deadline_s",
     "again_s",
     "pace",
+    "exchange",
 )
 _TABLES = ("training", "model", "grid", "privacy")
 

@@ -88,6 +88,7 @@ class Run:
             again_s=0,  # on one machine the same message fails again
             pace=0,
             training=asked.training,
+            exchange=asked.exchange,
             privacy=asked.privacy_of(self._fewest_patients() if asked.epsilon is not None else None),
         )
 

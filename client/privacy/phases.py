@@ -5,7 +5,8 @@ from contextlib import contextmanager
 
 import torch
 
-from client.contract import PrepareReply, PrepareRequest, TrainReply, TrainRequest, digest_of
+from client.contract import PrepareReply, PrepareRequest, TrainReply, TrainRequest
+from client.exchange.at_site import send_update
 from client.limits import RefusalError
 from client.moments import forget_old_moments, moments_after, moments_before, superseded_moments
 from client.privacy.accounting import Event, spent
@@ -15,6 +16,7 @@ from client.privacy.promise import Promise, make_promise
 from client.privacy.release import no_validation, public_preparation, public_training
 from client.privacy.settings import PrivacySettings
 from client.privacy.training import train_private
+from client.records import digest_of
 from client.site import SiteSettings
 from client.site_log import write_log
 from client.trail import TRAIL
@@ -80,6 +82,7 @@ def train_private_site(
     patients = patients_of(data.train, site.patient_pattern)
     promise = _promise(site, privacy, request.task, request.rounds, len(patients))
     folder = site.work / request.run
+    part = Part(request.round - 1, request.rounds, request.local_epochs, request.seed, site.name)
     with _ledger(site, patients) as ledger:
         event = promise.event(privacy.local_steps)
         ledger.charge(request.run, request.round, event, question, site.limits.epsilon, site.limits.delta)
@@ -91,21 +94,26 @@ def train_private_site(
             request.training,
             privacy,
             promise,
-            Part(request.round - 1, request.rounds, request.local_epochs, request.seed, site.name),
+            part,
             device=device,
             optimizer_from=moments_before(folder, request.round),
             optimizer_to=moments_after(folder, request.round),
             optimizer_over=superseded_moments(folder),
         )
         promise = promise.having_spent(spent(_of_run(ledger, request.run), promise.delta))
+        # The update is private by now: whatever is made of it, such as fewer bytes, costs nobody anything.
+        update, payload = send_update(
+            folder, part, request.exchange, request.weights, update_of(model, request.weights)
+        )
         reply = TrainReply(
             site.name,
             request.run,
             request.round,
-            update_of(model, request.weights),
+            update,
             public_training(privacy, promise),
             no_validation(request.task),
             promise,
+            payload,
         )
         ledger.note_release(request.run, request.round, digest_of(reply.encode()))
     forget_old_moments(folder)
