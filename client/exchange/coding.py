@@ -149,7 +149,7 @@ def _doubled(data: Bytes, count: int) -> Floats:
 def _by_byte(values: NDArray[np.generic]) -> bytes:
     """All first bytes, then all second ones: those of signs and exponents repeat themselves, and are coded well."""
     data = _little(values)
-    return np.ascontiguousarray(data.view(np.uint8).reshape(data.size, -1).T).tobytes()
+    return np.ascontiguousarray(data.view(np.uint8).reshape(data.size, data.itemsize).T).tobytes()
 
 
 def _little(values: NDArray[np.generic]) -> NDArray[np.generic]:
