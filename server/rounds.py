@@ -175,8 +175,9 @@ class Federation:
     ) -> None:
         """The state first: `rounds.jsonl` can be written again from it."""
         history = (*self._state.history, plain(record))
-        changes = {"round": record.round, "weights": weights, "best": best, "history": history, "memory": memory}
-        self._state = replace(self._state, **changes)
+        self._state = replace(
+            self._state, round=record.round, weights=weights, best=best, history=history, memory=memory
+        )
         write_state(self._folder, self._state)
         append_round(self._folder, history[-1])
         self._set_aside.clear()

@@ -125,7 +125,7 @@ def _halved(values: Floats) -> list[bytes]:
     padded = np.zeros(q.blocks_of(values.size) * BLOCK, np.float32)
     padded[: values.size] = values
     blocks = padded.reshape(-1, BLOCK)
-    steps = q.upper_half(np.maximum(blocks.max(axis=1), -blocks.min(axis=1)))
+    steps = q.upper_half(q.largest_of(blocks))
     width = q.widths_of(steps)[:, None]
     with np.errstate(invalid="ignore"):
         blocks /= np.where(width > 0, width, np.float32(1))

@@ -116,7 +116,8 @@ def upper_half(values: Floats) -> NDArray[np.uint16]:
     """The upper 16 bits of float32 values that are not negative, rounded up; what is not finite stays so."""
     bits = values.view(np.uint32) & np.uint32(0x7FFFFFFF)  # there is a negative zero
     rounded = (bits >> np.uint32(16)) + ((bits & np.uint32(0xFFFF)) != 0)
-    return np.minimum(rounded, np.uint32(0x7FFF)).astype(np.uint16)
+    halves: NDArray[np.uint16] = np.minimum(rounded, np.uint32(0x7FFF)).astype(np.uint16)
+    return halves
 
 
 def widths_of(steps: NDArray[np.uint16]) -> Floats:
@@ -124,11 +125,20 @@ def widths_of(steps: NDArray[np.uint16]) -> Floats:
     return (steps.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
+def largest_of(blocks: Floats) -> Floats:
+    """The largest size of the values of each block (B, N): (B,)."""
+    largest: Floats = np.maximum(blocks.max(axis=1), -blocks.min(axis=1))
+    return largest
+
+
 def _widths(blocks: Floats, step: float | None, levels: int) -> Floats:
+    widths: Floats
     if step is None:
-        return np.maximum(blocks.max(axis=1), -blocks.min(axis=1)) / np.float32(levels)
-    squares = np.einsum("ij,ij->i", blocks, blocks)
-    return np.float32(step) * np.sqrt(squares / np.float32(BLOCK))
+        widths = largest_of(blocks) / np.float32(levels)
+    else:
+        squares = np.einsum("ij,ij->i", blocks, blocks)
+        widths = np.float32(step) * np.sqrt(squares / np.float32(BLOCK))
+    return widths
 
 
 def _digits(levels: int) -> int:
