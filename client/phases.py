@@ -2,12 +2,14 @@
 
 import os
 import time
+from dataclasses import replace
 from threading import Lock
 
 import numpy as np
 import torch
 
 from client.contract import EvaluateReply, EvaluateRequest, PrepareReply, PrepareRequest, TrainReply, TrainRequest
+from client.exchange.at_site import held_at, send_update
 from client.limits import check_cohort, check_privacy, check_task, check_work
 from client.privacy.phases import prepare_private, train_private_site
 from client.round_files import OPTIMIZER, RoundFiles
@@ -46,11 +48,12 @@ def prepare_site(site: SiteSettings, request: PrepareRequest) -> PrepareReply:
     write_log(site.work, f"run {request.run}: data prepared, {data.describe()}")
     for item in data.set_aside:
         write_log(site.work, f"case {item.case} set aside: {item.reason}")
+    holds = held_at(site.work / request.run).digest
     if request.privacy is not None:
-        return prepare_private(site, request, request.privacy, data)
+        return replace(prepare_private(site, request, request.privacy, data), holds=holds)
     counts = (len(data.train), len(data.validation), len(data.set_aside))
     balance = _balance(data, request.task)
-    return PrepareReply(site.name, request.run, *counts, balance, time.perf_counter() - began)
+    return PrepareReply(site.name, request.run, *counts, balance, time.perf_counter() - began, holds=holds)
 
 
 def train_site(site: SiteSettings, request: TrainRequest, question: str) -> TrainReply:
@@ -97,9 +100,11 @@ def train_site(site: SiteSettings, request: TrainRequest, question: str) -> Trai
     if request.rule.personal:
         train_personal(request, data, part, folder, device=device, workers=site.workers)
     write_log(site.work, f"run {request.run}: round {request.round} of {request.rounds} done, loss {training.loss:.4f}")
-    update, control = update_of(model, request.weights), local.control_change()
+    update, payload = send_update(folder, part, request.exchange, request.weights, update_of(model, request.weights))
+    control = local.control_change()
     _put_by(model)
-    return TrainReply(site.name, request.run, request.round, update, training, validation, control=control)
+    who = (site.name, request.run, request.round)
+    return TrainReply(*who, update, training, validation, control=control, payload=payload)
 
 
 def evaluate_site(site: SiteSettings, request: EvaluateRequest) -> EvaluateReply:

@@ -15,6 +15,21 @@ Fields = Mapping[str, type]
 _KINDS: Mapping[type, str] = {int: "a whole number", float: "a float", str: "a text", list: "a list of floats"}
 
 
+def digest_of(records: RecordDict) -> str:
+    """SHA-256 of a message's content, independent of how protobuf orders it."""
+    found = hashlib.sha256()
+    for name in sorted(records):
+        record = records[name]
+        if isinstance(record, ArrayRecord):
+            for key in sorted(record):
+                array = record[key]
+                found.update(repr((name, key, array.dtype, tuple(array.shape), array.stype)).encode())
+                found.update(hashlib.sha256(array.data).digest())
+        else:
+            found.update(repr((name, sorted(record.items()))).encode())
+    return found.hexdigest()
+
+
 def record_of(records: RecordDict, name: str, kind: type[Record]) -> Record:
     """The record of this name.
 
@@ -64,18 +79,3 @@ def read_json(name: str, text: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ReplyError(f"{name!r} of the message is no JSON object")
     return values
-
-
-def digest_of(records: RecordDict) -> str:
-    """SHA-256 of a message's content, independent of how protobuf orders it."""
-    found = hashlib.sha256()
-    for name in sorted(records):
-        record = records[name]
-        if isinstance(record, ArrayRecord):
-            for key in sorted(record):
-                array = record[key]
-                found.update(repr((name, key, array.dtype, tuple(array.shape), array.stype)).encode())
-                found.update(hashlib.sha256(array.data).digest())
-        else:
-            found.update(repr((name, sorted(record.items()))).encode())
-    return found.hexdigest()

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from client.exchange.settings import PLAIN, named_exchange
 from client.privacy.settings import PrivacySettings
 from segformer3d.errors import ConfigurationError
 from segformer3d.settings import TrainingSettings
@@ -44,6 +45,7 @@ class FederationSettings:
         privacy: what differential privacy the run has, or None. A private run has group norm, `privacy.local_steps`
             instead of `local_epochs`, and nothing is measured at the sites.
         strategy: how sites train and updates become the next model.
+        exchange: how updates and models travel, by a name of `client.exchange.settings`.
 
     Raises:
         ConfigurationError: a value breaks its rule.
@@ -61,8 +63,10 @@ class FederationSettings:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     privacy: PrivacySettings | None = None
     strategy: Strategy = field(default_factory=Strategy)
+    exchange: str = PLAIN
 
     def __post_init__(self) -> None:
+        named_exchange(self.exchange)
         if self.privacy is not None and self.task.model.norm == "batch":
             raise ConfigurationError(
                 'batch norm makes patients depend on each other, so a private run cannot have it; say norm = "group"'

@@ -30,6 +30,7 @@ _PLAIN = (
     "prepare_deadline_s",
     "again_s",
     "pace",
+    "exchange",
 )
 _TABLES = ("training", "model", "grid", "privacy")
 _STRATEGY = "strategy"  # a name, or a table

@@ -48,7 +48,7 @@ class ServerState:
         fingerprint: `FederationSettings.fingerprint()` of the run.
         best: the best model so far, once one was measured.
         history: the rounds' records as JSON values.
-        memory: weights that parts of the server remember beside the model, by a name of each part's own.
+        memory: what else is to be known in the next round, by who knows it: models or what is shaped like them.
     """
 
     run: str
@@ -84,7 +84,7 @@ def write_state(folder: Path, state: ServerState) -> Path:
     described = {"format": FORMAT, **{name: getattr(state, name) for name in _FIELDS}, "best": best}
     earlier = [old for old in states(folder) if round_of(old) < state.round]
     superseded = earlier[0] if len(earlier) >= KEPT else None
-    tensors = {**state.weights, **_flat(state.memory)}
+    tensors = {**state.weights, **{f"{who}/{n}": v for who, values in state.memory.items() for n, v in values.items()}}
     write_tensors(path, tensors, {_DESCRIPTION: json.dumps(described, allow_nan=False)}, superseded)
     for old in states(folder)[:-KEPT]:
         with storage_errors(old):
@@ -107,8 +107,17 @@ def read_state(path: Path) -> ServerState:
     if not all(np.isfinite(value).all() for value in tensors.values()):
         raise _unreadable(path, "its weights are not finite")
     fields = {**{name: values[name] for name in _FIELDS}, "history": tuple(values["history"])}
-    weights = {name: value for name, value in tensors.items() if not name.startswith(_MEMORY)}
-    return ServerState(**fields, weights=weights, best=None if best is None else Best(*best), memory=_parts_of(tensors))
+    weights, memory = _parted(tensors)
+    return ServerState(**fields, weights=weights, best=None if best is None else Best(*best), memory=memory)
+
+
+def _parted(tensors: Weights) -> tuple[Weights, Mapping[str, Weights]]:
+    """The model, whose names have no slash, and what is remembered beside it."""
+    parts: dict[str, dict[str, Any]] = {"": {}}
+    for name, value in tensors.items():
+        who, _, own = name.rpartition("/")
+        parts.setdefault(who, {})[own] = value
+    return parts.pop(""), parts
 
 
 def check_resumable(state: ServerState, settings: FederationSettings) -> None:

@@ -146,6 +146,7 @@ def summarise_run(
         "strategy": settings.strategy.name,
         "norms": NORMS_KEPT if settings.strategy.rule.local_norms else None,
         "engine": settings.engine,
+        "exchange": settings.exchange,
         "seed": settings.seed,
         "cases": measured["cases"],
         "set_aside": measured["set_aside"],
@@ -158,6 +159,8 @@ def summarise_run(
         "bytes_up": _mean([site["bytes_up"] for site in sites]),
         "bytes_down": _mean([site["bytes_down"] for site in sites]),
         "bytes_are": "mean size of one message of one site in one round",
+        "all_bytes_up": sum(site["bytes_up"] for site in sites),
+        "all_bytes_down": sum(site["bytes_down"] for site in sites),
         "weights_sha256": weights_sha256(read_weights(folder / LAST_FILE)[0]),
         "model": LAST_FILE,
         "compared": {

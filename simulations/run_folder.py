@@ -51,6 +51,7 @@ class Run:
             training=asked.training,
             privacy=asked.privacy_of(self._fewest_patients() if asked.epsilon is not None else None),
             strategy=asked.strategy,
+            exchange=asked.exchange,
         )
 
     def _fewest_patients(self) -> int:

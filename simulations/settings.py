@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from client.exchange.settings import PLAIN, named_exchange
 from client.privacy.settings import PrivacySettings
 from segformer3d.errors import ConfigurationError
 from segformer3d.patients import check_pattern
@@ -47,6 +48,7 @@ class SimulationSettings:
         patient_pattern: what of a case's name is the patient, a regular expression, where patients have several cases
             and the dataset does not say whose they are; all cases of a patient go to one site.
         start: a model file whose weights the run begins with; None begins with random ones.
+        exchange: how updates and models travel: "fp32" (as they are) or one of `client.exchange.settings.EXCHANGES`.
         compare: also train every site alone and all data pooled, with the same budget of samples.
         training: settings of local training.
         model: changes to the task's model, by the names of `ModelConfig`.
@@ -77,6 +79,7 @@ class SimulationSettings:
     delta: float | None = None
     patient_pattern: str | None = None
     start: Path | None = None
+    exchange: str = PLAIN
     compare: bool = False
     training: TrainingSettings = field(default_factory=TrainingSettings)
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -109,6 +112,7 @@ class SimulationSettings:
         if self.epsilon is None and (self.delta is not None or self.privacy):
             raise ConfigurationError("settings of privacy need an --epsilon: what the run may cost each patient")
         self._check_strategy(private=self.privacy_of(None) is not None)
+        named_exchange(self.exchange)
         if self.patient_pattern is not None:
             check_pattern(self.patient_pattern)
 
@@ -123,6 +127,10 @@ class SimulationSettings:
     def _check_scenario(self, scenario: Scenario) -> None:
         if self.partition != "iid":
             raise ConfigurationError(f"--scenario {self.scenario} says how cases are dealt; leave --partition out")
+        if scenario.attack is not None and not named_exchange(self.exchange).plain:
+            raise ConfigurationError(
+                f"--scenario {self.scenario} falsifies updates as they are; leave --exchange {self.exchange} out"
+            )
         if self.data is None and scenario.partition != "iid":
             raise ConfigurationError(f"--scenario {self.scenario} deals the cases of a dataset; name it with --data")
         if self.sites < scenario.fewest_sites:

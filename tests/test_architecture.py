@@ -44,6 +44,8 @@ def test_the_server_takes_nothing_from_the_client_but_the_contract():
         "client.names",
         "client.records",
         "client.strategies.rule",
+        "client.exchange.settings",
+        "client.exchange.parcel",
         "client.privacy.settings",
         "client.privacy.promise",
         "client.privacy.release",

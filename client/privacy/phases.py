@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from client.contract import PrepareReply, PrepareRequest, TrainReply, TrainRequest
+from client.exchange.at_site import send_update
 from client.limits import RefusalError
 from client.privacy.accounting import Event, spent
 from client.privacy.cohort import Cohort, Member
@@ -80,7 +81,9 @@ def train_private_site(
     """
     patients = patients_of(data.train, site.patient_pattern)
     promise = _promise(site, privacy, request.task, request.rounds, len(patients))
-    moments = RoundFiles(site.work / request.run, OPTIMIZER)
+    folder = site.work / request.run
+    moments = RoundFiles(folder, OPTIMIZER)
+    part = Part(request.round - 1, request.rounds, request.local_epochs, request.seed, site.name)
     with _ledger(site, patients) as ledger:
         event = promise.event(privacy.local_steps)
         ledger.charge(request.run, request.round, event, question, site.limits.epsilon, site.limits.delta)
@@ -92,21 +95,26 @@ def train_private_site(
             request.training,
             privacy,
             promise,
-            Part(request.round - 1, request.rounds, request.local_epochs, request.seed, site.name),
+            part,
             device=device,
             optimizer_from=moments.before(request.round),
             optimizer_to=moments.after(request.round),
             optimizer_over=moments.superseded(),
         )
         promise = promise.having_spent(spent(_of_run(ledger, request.run), promise.delta))
+        # The update is private by now: whatever is made of it, such as fewer bytes, costs nobody anything.
+        update, payload = send_update(
+            folder, part, request.exchange, request.weights, update_of(model, request.weights)
+        )
         reply = TrainReply(
             site.name,
             request.run,
             request.round,
-            update_of(model, request.weights),
+            update,
             public_training(privacy, promise),
             no_validation(request.task),
             promise,
+            payload=payload,
         )
         ledger.note_release(request.run, request.round, digest_of(reply.encode()))
     moments.forget_old()
