@@ -27,7 +27,7 @@ def simulate_options(command: argparse.ArgumentParser) -> None:
     add("--delta", type=float, metavar="D", help="chance that this promise fails (default min(1e-5, 1/(10 patients)))")
     add("--patient-pattern", metavar="REGEX", help="what of a case's name is the patient (default: each case is one)")
     add("--strategy", metavar="NAME,...", help="how updates become a model (default fedavg); several are compared")
-    add("--exchange", metavar="NAME", help="how updates travel, such as fp32 or compact (default fp32)")
+    add("--exchange", metavar="NAME,...", help="how updates travel: fp32 (default), compact, ...; several are compared")
     add("--seeds", type=int, metavar="N", help="play everything with so many seeds, from --seed on (default 1)")
     add("--start", metavar="FILE", help="model to begin with (default: random weights)")
     add("--compare", action="store_true", default=None, help="also train each site alone and all data pooled")

@@ -36,17 +36,24 @@ class Study:
     Attributes:
         settings: of every run, but for what varies.
         strategies: one or more.
+        exchanges: one or more, by name.
         seeds: one or more; a run's seed deals the cases, draws the first weights and everything after.
     """
 
     settings: SimulationSettings
     strategies: tuple[Strategy, ...]
+    exchanges: tuple[str, ...]
     seeds: tuple[int, ...]
+
+    def label(self, strategy: Strategy, exchange: str) -> str:
+        """What a combination is called: by the strategy, and by the exchange where several are compared."""
+        return strategy.name if len(self.exchanges) == 1 else f"{strategy.name}-{exchange}"
 
     def to_json(self) -> dict[str, Any]:
         """The study as plain JSON values; `study_from_json` is its inverse."""
         strategies = [strategy.to_json() for strategy in self.strategies]
-        return {"settings": self.settings.to_json(), "strategies": strategies, "seeds": list(self.seeds)}
+        varied = {"strategies": strategies, "exchanges": list(self.exchanges), "seeds": list(self.seeds)}
+        return {"settings": self.settings.to_json(), **varied}
 
 
 @dataclass(frozen=True)
@@ -75,25 +82,27 @@ def asked_for(values: Mapping[str, Any]) -> Study | SimulationSettings:
     """The study that settings of `segfed simulate` ask for, or the settings of a single run.
 
     Args:
-        values: as `SimulationSettings.from_json` takes them, but `strategy` may be several, separated by commas or as a
-            list, and `seeds` may say how many seeds there are, from `seed` on.
+        values: as `SimulationSettings.from_json` takes them, but `strategy` and `exchange` may be several, separated by
+            commas or as a list, and `seeds` may say how many seeds there are, from `seed` on.
 
     Raises:
         ConfigurationError: a value breaks its rule.
     """
     asked = dict(values)
-    strategies, seeds = _several(asked.pop("strategy", "fedavg")), asked.pop("seeds", 1)
+    strategies, exchanges = _several(asked.pop("strategy", "fedavg")), _several(asked.pop("exchange", "fp32"))
+    seeds = asked.pop("seeds", 1)
     if type(seeds) is not int or not 1 <= seeds <= MOST_SEEDS:
         raise ConfigurationError(f"--seeds must be a whole number in [1, {MOST_SEEDS}], got {seeds!r}")
-    settings = SimulationSettings.from_json({**asked, "strategy": strategies[0]})
-    if len(strategies) == 1 and seeds == 1:
+    settings = SimulationSettings.from_json({**asked, "strategy": strategies[0], "exchange": exchanges[0]})
+    if len(strategies) == len(exchanges) == seeds == 1:
         return settings
     chosen = tuple(strategy_from_json(strategy) for strategy in strategies)
-    if len({_label(strategy) for strategy in chosen}) < len(chosen):
-        raise ConfigurationError("--strategy names one strategy twice; each is compared once")
-    for strategy in chosen:
-        replace(settings, strategy=strategy)  # what does not fit is said before anything runs
-    return Study(settings, chosen, tuple(range(settings.seed, settings.seed + seeds)))
+    for option, names in (("strategy", [strategy.name for strategy in chosen]), ("exchange", exchanges)):
+        if len(set(names)) < len(names):
+            raise ConfigurationError(f"--{option} names one {option} twice; each is compared once")
+    for strategy, exchange in itertools.product(chosen, exchanges):
+        replace(settings, strategy=strategy, exchange=exchange)  # what does not fit is said before anything runs
+    return Study(settings, chosen, tuple(exchanges), tuple(range(settings.seed, settings.seed + seeds)))
 
 
 def study_from_json(values: Mapping[str, Any]) -> Study:
@@ -103,7 +112,8 @@ def study_from_json(values: Mapping[str, Any]) -> Study:
         ConfigurationError: a value breaks its rule.
     """
     settings = SimulationSettings.from_json(values["settings"])
-    return Study(settings, tuple(strategy_from_json(s) for s in values["strategies"]), tuple(values["seeds"]))
+    strategies = tuple(strategy_from_json(strategy) for strategy in values["strategies"])
+    return Study(settings, strategies, tuple(values["exchanges"]), tuple(values["seeds"]))
 
 
 def begin_study(study: Study, folder: Path) -> Path:
@@ -148,16 +158,21 @@ def is_study(folder: Path) -> bool:
 
 
 def _outcomes(console: Console, study: Study, folder: Path) -> Iterator[Outcome]:
-    combinations = list(itertools.product(study.seeds, study.strategies))
-    for number, (seed, strategy) in enumerate(combinations, start=1):
-        place = folder / RUNS / f"{_label(strategy)}-seed-{seed}"
+    combinations = list(itertools.product(study.seeds, study.strategies, study.exchanges))
+    for number, (seed, strategy, exchange) in enumerate(combinations, start=1):
+        label = study.label(strategy, exchange)
+        place = _place(folder, label, seed)
         if not (place / "summary.json").is_file():
-            console.rule(f"run {number} of {len(combinations)}: {_label(strategy)}, seed {seed}")
-            _play(replace(study.settings, strategy=strategy, seed=seed), place)
-        yield outcome_of(place, _label(strategy), seed)
+            console.rule(f"run {number} of {len(combinations)}: {label}, seed {seed}")
+            _play(replace(study.settings, strategy=strategy, exchange=exchange, seed=seed), place)
+        yield outcome_of(place, label, seed)
     if study.settings.epsilon is None:
         for seed in study.seeds:
             yield _pooled(console, study, folder, seed)
+
+
+def _place(folder: Path, label: str, seed: int) -> Path:
+    return folder / RUNS / f"{label}-seed-{seed}"
 
 
 def _play(settings: SimulationSettings, place: Path) -> None:
@@ -168,12 +183,12 @@ def _play(settings: SimulationSettings, place: Path) -> None:
 
 
 def _pooled(console: Console, study: Study, folder: Path, seed: int) -> Outcome:
-    """All data in one place, with the budget and the sites of the first strategy's run of this seed."""
+    """All data in one place, with the budget and the sites of the first run of this seed."""
     out = folder / POOLED / f"seed-{seed}"
     result = out / "outcome.json"
     if not result.is_file():
         console.rule(f"all data pooled, seed {seed}")
-        held_out, sites = pooled_of(folder / RUNS / f"{_label(study.strategies[0])}-seed-{seed}", out)
+        held_out, sites = pooled_of(_place(folder, study.label(study.strategies[0], study.exchanges[0]), seed), out)
         scores = [sum(cases.values()) / len(cases) for cases in sites.values() if cases]
         write_json(result, {"dice": held_out["mean_dice"], "worst": min(scores) if scores else None})
     told = json.loads(result.read_text(encoding="utf-8"))
@@ -205,7 +220,3 @@ def _several(asked: object) -> list[Any]:
     if isinstance(asked, str):
         return [name.strip() for name in asked.split(",")]
     return list(asked) if isinstance(asked, list) else [asked]
-
-
-def _label(strategy: Strategy) -> str:
-    return strategy.name

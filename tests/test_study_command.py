@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from simulations.study import POOLED, Outcome, asked_for, outcome_of
+from simulations.study import POOLED, Outcome, Study, asked_for, outcome_of, study_from_json
 from simulations.study_report import lines_of, reached, spread_of, target_of
 from tests.test_command_line import TINY, blob_case, one_line, run
 
@@ -78,6 +78,8 @@ def test_an_outcome_is_what_the_run_wrote(study: Path) -> None:
     [
         (["--strategy", "fedavg,fedbest"], "there is no strategy 'fedbest'; known are fedavg"),
         (["--strategy", "fedavg,fedavg"], "names one strategy twice"),
+        (["--exchange", "fp32,morse"], "morse"),
+        (["--exchange", "int8,int8"], "names one exchange twice"),
         (["--seeds", 0], "--seeds must be a whole number in [1, 100]"),
         (["--strategy", "krum,fedavg", "--sites", 4], "the strategy krum needs 5 sites, got --sites 4"),
         (["--strategy", "fedavg,scaffold", "--epsilon", 8], "a private run cannot have the strategy scaffold"),
@@ -86,6 +88,14 @@ def test_an_outcome_is_what_the_run_wrote(study: Path) -> None:
 def test_what_does_not_fit_is_said_before_anything_runs(tmp_path: Path, words: list[object], told: str) -> None:
     assert told in one_line(run("simulate", *words, "--out", tmp_path / "out", code=1))
     assert not (tmp_path / "out").exists()
+
+
+def test_exchanges_vary_beside_strategies() -> None:
+    study = asked_for({"strategy": ["fedavg", {"name": "fedprox", "proximal": 1.0}], "exchange": "fp32,compact"})
+    assert isinstance(study, Study)
+    labels = [study.label(strategy, exchange) for strategy in study.strategies for exchange in study.exchanges]
+    assert labels == ["fedavg-fp32", "fedavg-compact", "fedprox-fp32", "fedprox-compact"]
+    assert study_from_json(json.loads(json.dumps(study.to_json()))) == study
 
 
 def test_one_strategy_and_one_seed_are_a_single_run() -> None:
