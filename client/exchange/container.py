@@ -6,6 +6,7 @@ unpacked: a few bytes that stand for gigabytes are refused unread. The frame's c
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
 import zstandard
@@ -37,11 +38,14 @@ class Header:
     model: str = ""
 
 
-def seal(header: Header, body: bytes) -> bytes:
-    """A payload."""
+def seal(header: Header, parts: Sequence[bytes]) -> bytes:
+    """A payload of parts, each of which gets codes of its own: what is alike is coded together."""
     text = json.dumps(asdict(header)).encode()
-    frame = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compress(body)
-    return len(text).to_bytes(2, "little") + text + frame
+    compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True)
+    stream, frame = compressor.compressobj(size=sum(map(len, parts))), []
+    for part in parts:
+        frame += [stream.compress(part), stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)]
+    return b"".join([len(text).to_bytes(2, "little"), text, *frame, stream.flush()])
 
 
 def read_header(payload: bytes) -> tuple[Header, bytes]:
