@@ -19,7 +19,7 @@ from flwr.app import ArrayRecord, ConfigRecord, MessageType, MetricRecord, Recor
 
 from client.exchange.parcel import OpenModel, OpenUpdate, is_packed, plain_model, record_of_payload
 from client.exchange.settings import EXCHANGES, PLAIN, Exchange, named_exchange
-from client.names import CONTRACT_VERSION, RUN_NAME, SITE_NAME
+from client.names import CONTRACT_VERSION, DIGEST, RUN_NAME, SITE_NAME
 from client.privacy.promise import Promise
 from client.privacy.settings import PrivacySettings
 from client.records import check_names, read_fields, read_json, record_of
@@ -104,6 +104,8 @@ class PrepareReply:
             ReplyError: it breaks the contract.
         """
         site, run, _, promise, holds = _read_about(records, {METRICS, ABOUT}, ("holds",))
+        if not DIGEST.fullmatch(holds):
+            raise ReplyError("what the site holds must be told by a digest")
         numbers = _read_metrics(records, _PREPARED)
         return cls(site, run, **{**numbers, "balance": tuple(numbers["balance"])}, promise=promise, holds=holds)
 

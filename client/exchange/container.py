@@ -5,13 +5,13 @@ unpacked: a few bytes that stand for gigabytes are refused unread. The frame's c
 """
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
 import zstandard
 
 from client.exchange.settings import CODECS
+from client.names import DIGEST
 from segformer3d.errors import ReplyError
 
 _LONGEST_HEADER = 512  # bytes; two digests and a name are 180
@@ -19,7 +19,6 @@ _LEVEL = 1  # symbols have no repeats to look for: higher levels take longer and
 _LARGEST_WINDOW = (
     2**27
 )  # bytes of memory that a frame may ask for besides its content; level 1 asks for half a megabyte
-_DIGEST = re.compile(r"[0-9a-f]{64}|")
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def read_header(payload: bytes) -> tuple[Header, bytes]:
         raise ReplyError("the description of the payload cannot be read")
     if values["codec"] not in CODECS:
         raise ReplyError("the payload is of an unknown codec")
-    if not all(isinstance(values[name], str) and _DIGEST.fullmatch(values[name]) for name in ("base", "model")):
+    if not all(isinstance(values[name], str) and DIGEST.fullmatch(values[name]) for name in ("base", "model")):
         raise ReplyError("the payload names models by something else than digests")
     return Header(**values), payload[end:]
 
