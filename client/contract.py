@@ -20,6 +20,7 @@ from flwr.app import ArrayRecord, MessageType, MetricRecord, RecordDict
 from client.envelope import ABOUT, CONFIG, about_of, config_of, read_about, read_config, text_of
 from client.exchange.parcel import OpenModel, OpenUpdate, is_packed, plain_model, record_of_payload
 from client.exchange.settings import EXCHANGES, PLAIN, Exchange, named_exchange
+from client.names import DIGEST
 from client.privacy.promise import Promise
 from client.privacy.settings import PrivacySettings
 from client.records import read_fields, read_json, record_of
@@ -105,6 +106,8 @@ class PrepareReply:
             ReplyError: it breaks the contract.
         """
         site, run, _, promise, holds = read_about(records, {METRICS, ABOUT}, ("holds",))
+        if not DIGEST.fullmatch(holds):
+            raise ReplyError("what the site holds must be told by a digest")
         numbers = _read_metrics(records, _PREPARED)
         return cls(site, run, **{**numbers, "balance": tuple(numbers["balance"])}, promise=promise, holds=holds)
 

@@ -7,3 +7,4 @@ CONTRACT_HEADER = "segfed-contract"  # a site knows by it that it has found a ga
 # Names travel, and become folders at both ends.
 SITE_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 RUN_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+DIGEST = re.compile(r"[0-9a-f]{64}|")  # SHA-256 of a model, or of none

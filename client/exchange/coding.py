@@ -25,8 +25,8 @@ from segformer3d.errors import ReplyError
 Bytes = NDArray[np.uint8]
 
 
-def encode(weights: Weights, codec: Codec, key: Sequence[int]) -> bytes:
-    """Weights, or an update of them, as bytes; the random numbers of random rounding derive from the key."""
+def encode(weights: Weights, codec: Codec, key: Sequence[int]) -> list[bytes]:
+    """Weights, or an update of them, as parts of alike bytes; random numbers for rounding derive from the key."""
     values = flat(weights)
     if codec.name == EXACT:
         parts = [_by_byte(values)]
@@ -37,11 +37,11 @@ def encode(weights: Weights, codec: Codec, key: Sequence[int]) -> bytes:
         parts = [*_quantised(values[places], codec, key), sparse.gaps_of(places)]
     else:
         parts = _quantised(values, codec, key)
-    return b"".join([*parts, *(_little(weights[name]).tobytes() for name in _buffers(weights))])
+    return [*parts, b"".join(_little(weights[name]).tobytes() for name in _buffers(weights))]
 
 
 def decode(body: bytes, codec: str, layout: Weights) -> Weights:
-    """Weights of this layout out of bytes that `encode` made.
+    """Weights of this layout out of the bytes that `encode` made, one part behind the other.
 
     Raises:
         ReplyError: they are not such bytes, or hold values that are not finite.

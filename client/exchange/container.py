@@ -5,12 +5,13 @@ unpacked: a few bytes that stand for gigabytes are refused unread. The frame's c
 """
 
 import json
-import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
 import zstandard
 
 from client.exchange.settings import CODECS
+from client.names import DIGEST
 from segformer3d.errors import ReplyError
 
 _LONGEST_HEADER = 512  # bytes; two digests and a name are 180
@@ -18,7 +19,6 @@ _LEVEL = 1  # symbols have no repeats to look for: higher levels take longer and
 _LARGEST_WINDOW = (
     2**27
 )  # bytes of memory that a frame may ask for besides its content; level 1 asks for half a megabyte
-_DIGEST = re.compile(r"[0-9a-f]{64}|")
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,14 @@ class Header:
     model: str = ""
 
 
-def seal(header: Header, body: bytes) -> bytes:
-    """A payload."""
+def seal(header: Header, parts: Sequence[bytes]) -> bytes:
+    """A payload of parts, each of which gets codes of its own: what is alike is coded together."""
     text = json.dumps(asdict(header)).encode()
-    frame = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compress(body)
-    return len(text).to_bytes(2, "little") + text + frame
+    compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True)
+    stream, frame = compressor.compressobj(size=sum(map(len, parts))), []
+    for part in parts:
+        frame += [stream.compress(part), stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)]
+    return b"".join([len(text).to_bytes(2, "little"), text, *frame, stream.flush()])
 
 
 def read_header(payload: bytes) -> tuple[Header, bytes]:
@@ -61,7 +64,7 @@ def read_header(payload: bytes) -> tuple[Header, bytes]:
         raise ReplyError("the description of the payload cannot be read")
     if values["codec"] not in CODECS:
         raise ReplyError("the payload is of an unknown codec")
-    if not all(isinstance(values[name], str) and _DIGEST.fullmatch(values[name]) for name in ("base", "model")):
+    if not all(isinstance(values[name], str) and DIGEST.fullmatch(values[name]) for name in ("base", "model")):
         raise ReplyError("the payload names models by something else than digests")
     return Header(**values), payload[end:]
 

@@ -94,10 +94,10 @@ def pack_change(model: Weights, held: Weights | None, exchange: Exchange) -> Cha
     codec = exchange.start if held is None else exchange.down
     assert codec is not None, "a plain exchange packs nothing"
     change = {name: value if is_buffer(name) else value - base[name] for name, value in model.items()}
-    body = encode(change, codec, _NO_KEY)
-    reached = changed(base, decode(body, codec.name, model))
+    parts = encode(change, codec, _NO_KEY)
+    reached = changed(base, decode(b"".join(parts), codec.name, model))
     digest = digest_of_weights(reached)
-    return Change(reached, digest, before, seal(Header(codec.name, before, digest), body))
+    return Change(reached, digest, before, seal(Header(codec.name, before, digest), parts))
 
 
 def pack_whole(model: Weights, digest: str, before: str) -> bytes:
@@ -111,8 +111,8 @@ def pack_update(update: Weights, base: str, codec: Codec, key: Sequence[int]) ->
     Raises:
         ReplyError: it is not finite.
     """
-    body = encode(update, codec, key)
-    return decode(body, codec.name, update), seal(Header(codec.name, base), body)
+    parts = encode(update, codec, key)
+    return decode(b"".join(parts), codec.name, update), seal(Header(codec.name, base), parts)
 
 
 def record_of_payload(payload: bytes) -> ArrayRecord:

@@ -90,6 +90,13 @@ def test_a_model_travels_as_the_runs_exchange_says() -> None:
         TrainRequest.decode(records)
 
 
+@pytest.mark.parametrize("holds", ["secret_001", "a" * 63, "A" * 64, "a" * 64 + "\n"])
+def test_what_a_site_holds_is_a_digest_and_nothing_else(holds: str) -> None:
+    assert PrepareReply.decode(replace(PREPARE_REPLY, holds="a" * 64).encode()).holds == "a" * 64
+    with pytest.raises(ReplyError, match="by a digest"):
+        PrepareReply.decode(replace(PREPARE_REPLY, holds=holds).encode())
+
+
 def test_numpy_numbers_and_an_absent_structure_travel() -> None:
     report = ValidationReport((np.float32(0.5), math.nan), np.float64(1.5), np.int64(2), 0)  # type: ignore[arg-type]
     arrived = EvaluateReply.decode(travel(EvaluateReply("s", RUN, 4, report).encode())).validation

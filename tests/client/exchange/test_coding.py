@@ -14,7 +14,7 @@ WEIGHTS = tiny_weights()
 
 
 def arrived(codec: str, weights: Weights = WEIGHTS) -> Weights:
-    return decode(encode(weights, Codec(codec), (1,)), codec, weights)
+    return decode(b"".join(encode(weights, Codec(codec), (1,))), codec, weights)
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -55,7 +55,7 @@ def test_sparse_keeps_the_largest_twentieth() -> None:
 @pytest.mark.parametrize("codec", CODECS)
 def test_the_layout_tells_the_size(codec: str) -> None:
     fewest, most = sizes(codec, WEIGHTS)
-    body = encode(WEIGHTS, Codec(codec), (1,))
+    body = b"".join(encode(WEIGHTS, Codec(codec), (1,)))
     assert fewest <= len(body) <= most
     assert (fewest == most) == (codec != SPARSE)
     for wrong in (body[: fewest - 1], body + bytes(most + 1 - len(body))):
@@ -81,5 +81,5 @@ def test_one_vector_and_its_arrays() -> None:
 
 def test_a_model_without_parameters_is_no_bytes() -> None:
     for codec in CODECS:
-        assert encode({}, Codec(codec), (1,)) == b""
+        assert not any(encode({}, Codec(codec), (1,)))
         assert decode(b"", codec, {}) == {}
