@@ -1,6 +1,7 @@
 """The commands of one place, with what they print: `segfed train`, `segfed predict`, `segfed evaluate`."""
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -251,8 +252,9 @@ def print_cases(console: Console, data: SiteData, site: str = "") -> None:
 
 
 def dice_text(dice: Sequence[float], task: Task) -> str:
-    """Dice per structure for people."""
-    return ", ".join(f"{s.name} {value:.3f}" for s, value in zip(task.structures, dice, strict=True))
+    """Dice per structure for people; "-" where no case tells it."""
+    told = ("-" if math.isnan(value) else f"{value:.3f}" for value in dice)
+    return ", ".join(f"{structure.name} {value}" for structure, value in zip(task.structures, told, strict=True))
 
 
 def _epoch_line(fitted: Fitted, epochs: int, task: Task) -> str:

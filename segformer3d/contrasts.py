@@ -53,4 +53,7 @@ def images_for(files: CaseFiles, task: Task) -> tuple[Path, ...]:
 def _not_once(name: str, times: int, files: CaseFiles) -> str:
     if times:
         return f"the case has {times} images of contrast {name}; keep the one that its label was drawn on"
-    return f"the contrast {name} is missing, the case has {', '.join(files.contrasts)}; every case needs all of them"
+    return (
+        f"the contrast {name} is missing, the case has {', '.join(files.contrasts)}; every case needs all of them "
+        '(what no case has, dataset.json may name as "absent")'
+    )

@@ -2,14 +2,15 @@
 
 `sign`      its update turned round and ten times as long: what the others climb, it climbs down (Li et al., "RSA:
             Byzantine-robust stochastic aggregation", AAAI 2019, with a factor of 4)
-`scaled`    its honest update fifty times as long: it alone decides (Bagdasaryan et al., "How to backdoor federated
-            learning", AISTATS 2020)
+`scaled`    its update ten times as long, so that it outweighs eight; with reversed labels, its model takes the place of
+            the others' (Bagdasaryan et al., "How to backdoor federated learning", AISTATS 2020)
 `random`    Gaussian noise ten times as long as its honest update
 labels      it trains as it should on reversed labels, value l of L becoming L - 1 - l (Fang et al., "Local model
             poisoning attacks to Byzantine-robust federated learning", USENIX Security 2020)
 
-The factors are what the server's checks let pass (`server.replies`): an attacker knows them. A factor of 1 would be
-outvoted by seven of eight even in a mean. Buffers of norms stay honest, which keeps a reply inconspicuous.
+The server's checks let a factor of ten pass (`server.replies`), as an attacker knows; with a factor of 1 it would be
+outvoted by seven of eight even in a mean. Stretching an honest update would be no attack: it is a longer step the right
+way. Buffers of norms stay honest, which keeps a reply inconspicuous.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,10 +33,10 @@ from simulations.scenarios.rewriting import relabel
 
 ATTACKS: Mapping[str, str] = {
     "sign": "turned round and ten times as long",
-    "scaled": "fifty times as long",
+    "scaled": "learnt from reversed labels and ten times as long",
     "random": "noise, ten times as long",
 }
-SIGN, SCALED, RANDOM = -10.0, 50.0, 10.0
+FACTOR = 10.0
 
 
 class HostileClientApp(ClientApp):
@@ -66,8 +67,8 @@ def falsified(attack: str, reply: TrainReply, seed: int) -> Weights:
     """The update that a hostile site sends in place of its honest one: a function of both, seed, site and round."""
     if attack == "random":
         key = Part(reply.round - 1, reply.round, 1, seed, f"{reply.site}/hostile").random_key()
-        return _noise(reply.update, np.random.default_rng(key), RANDOM * parameter_norm(reply.update))
-    factor = {"sign": SIGN, "scaled": SCALED}[attack]
+        return _noise(reply.update, np.random.default_rng(key), FACTOR * parameter_norm(reply.update))
+    factor = {"sign": -FACTOR, "scaled": FACTOR}[attack]
     return _parameters(reply.update, lambda _, value: factor * value)
 
 

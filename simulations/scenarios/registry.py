@@ -60,7 +60,12 @@ SCENARIOS: Mapping[str, Scenario] = {
     ),
     "hostile-labels": Scenario("one hospital's labels are reversed", change=flip_labels, fewest_sites=2),
     **{
-        f"hostile-{attack}": Scenario(f"one hospital's updates are {what}", attack=attack, fewest_sites=2)
+        f"hostile-{attack}": Scenario(
+            f"one hospital's updates are {what}",
+            change=flip_labels if attack == "scaled" else leave,
+            attack=attack,
+            fewest_sites=2,
+        )
         for attack, what in ATTACKS.items()
     },
 }

@@ -32,12 +32,12 @@ from segformer3d.errors import ConfigurationError
 from segformer3d.task import Task
 from simulations.scenarios.rewriting import generator_of, like, rewrite_images, rewrite_labels
 
-GAMMA = (0.7, 1.4)
+GAMMA = (0.65, 1.55)
 BLUR = (0.0, 0.6)  # voxels, standard deviation
-BIAS = (0.05, 0.25)  # natural logarithm, standard deviation
-NOISE = (0.01, 0.06)  # of the scale
+BIAS = (0.05, 0.3)  # natural logarithm, standard deviation
+NOISE = (0.01, 0.08)  # of the scale
 # Slices as multiples of the original voxel. With these no centre of a new voxel lies between two original ones.
-SLICES = (1.0, 1.25, 1.5, 1.75)
+SLICES = (1.0, 1.5, 2.25, 3.0)
 # Axial, sagittal and coronal stacks as scanners store them, one of them mirrored as in radiological order.
 AXES = ("LPS", "PIR", "LIP", "LAS", "ASL", "RSA")
 

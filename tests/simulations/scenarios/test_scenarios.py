@@ -244,8 +244,9 @@ def test_values_of_other_structures_are_not_merged(tiny_task: Task) -> None:
 # --- Hostile labels --------------------------------------------------------------------------------------------------
 
 
-def test_labels_are_reversed_at_the_last_site(write_scenario: WriteScenario, source: Path) -> None:
-    *sites, last, _ = write_scenario("hostile-labels")
+@pytest.mark.parametrize("name", ["hostile-labels", "hostile-scaled"])
+def test_labels_are_reversed_at_the_last_site(write_scenario: WriteScenario, source: Path, name: str) -> None:
+    *sites, last, _ = write_scenario(name)
     for case in find_cases(last):
         np.testing.assert_array_equal(array(case.label), 2 - array(source / "labelsTr" / case.label.name))
     assert all(case.label.is_symlink() for site in sites for case in find_cases(site))
