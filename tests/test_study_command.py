@@ -90,6 +90,20 @@ def test_what_does_not_fit_is_said_before_anything_runs(tmp_path: Path, words: l
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
+def test_dittos_personal_models_are_compared_at_their_own_sites(tmp_path: Path, make_dataset) -> None:
+    make_dataset(tmp_path / "data", {f"case_{number:02d}": blob_case(number) for number in range(40)})
+    (tmp_path / "tiny.toml").write_text(TINY)
+    words = ["--data", tmp_path / "data", "--config", tmp_path / "tiny.toml", "--sites", 2, "--rounds", 1]
+    run("simulate", *words, "--parallel", 2, "--strategy", "ditto", "--compare", "--out", tmp_path / "out")
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["strategy"] == "ditto"
+    for site in summary["gains"]["sites"].values():
+        assert set(site["against_alone"]) == {"federated", "pooled", "personal"}
+    assert (tmp_path / "out" / "compared" / "personal-site-1" / "sites" / "site-1.csv").is_file()
+    assert "personal" in (tmp_path / "out" / "report.md").read_text()
+
+
 def test_exchanges_vary_beside_strategies() -> None:
     study = asked_for({"strategy": ["fedavg", {"name": "fedprox", "proximal": 1.0}], "exchange": "fp32,compact"})
     assert isinstance(study, Study)
