@@ -95,9 +95,15 @@ def _trained(scans: Path, device: str) -> tuple[Weights, Weights]:
         for index in range(2):
             before = weights_of(model)
             part = Part(index, 30, 1, 0, "benchmark")
-            begin = {"optimizer_from": state} if index else {}
             train_part(
-                model, cases, task, TrainingSettings(), part, device=torch.device(device), optimizer_to=state, **begin
+                model,
+                cases,
+                task,
+                TrainingSettings(),
+                part,
+                device=torch.device(device),
+                optimizer_from=state if index else None,
+                optimizer_to=state,
             )
     return before, update_of(model, before)
 
