@@ -1,6 +1,7 @@
 """Weights as the bytes of a codec, and back: parameters by the codec, what a batch norm remembers as it is.
 
-Arrays are taken in the order of their names; all parameters together are one vector of N values. The bytes are:
+All parameters together are one vector of N values: kernels, then matrices, then vectors, so that a block seldom mixes
+what is large with what is small (norms with their factors of 1, say), and each kind by name. The bytes are:
 
     exact    the first bytes of all values, their second, third and fourth ones
     half     steps, then both bytes likewise of values in [-1, 1] as float16
@@ -76,7 +77,7 @@ def sizes(codec: str, layout: Weights) -> tuple[int, int]:
 
 
 def flat(weights: Weights) -> Floats:
-    """All parameters one behind the other, in the order of their names: float32 (N,)."""
+    """All parameters one behind the other: float32 (N,)."""
     parts = [weights[name].reshape(-1) for name in _parameters(weights)]
     return np.concatenate([np.empty(0, np.float32), *parts])
 
@@ -157,7 +158,8 @@ def _little(values: NDArray[np.generic]) -> NDArray[np.generic]:
 
 
 def _parameters(weights: Weights) -> list[str]:
-    return sorted(name for name in weights if not is_buffer(name))
+    names = (name for name in weights if not is_buffer(name))
+    return sorted(names, key=lambda name: (-weights[name].ndim, name))
 
 
 def _buffers(weights: Weights) -> list[str]:

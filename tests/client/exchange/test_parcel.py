@@ -5,8 +5,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from client.exchange.coding import flat
+from client.exchange.coding import flat, sizes
+from client.exchange.container import Header, seal
 from client.exchange.parcel import (
     PACKED,
     Change,
@@ -21,8 +24,8 @@ from client.exchange.parcel import (
     read_parcel,
     record_of_payload,
 )
-from client.exchange.settings import EXCHANGES
-from client.weights import WEIGHTS, Weights, encode_weights, is_buffer
+from client.exchange.settings import CODECS, EXCHANGES, Codec
+from client.weights import WEIGHTS, Weights, check_layout, encode_weights, is_buffer
 from segformer3d.errors import ReplyError
 
 from ..tiny_site import RUN, TINY, tiny_weights
@@ -133,3 +136,24 @@ def test_plain_weights_and_payloads_are_not_taken_for_each_other() -> None:
 def test_records_of_another_form_are_refused(record: ArrayRecord) -> None:
     with pytest.raises(ReplyError):
         read_parcel(record)
+
+
+@settings(max_examples=200)
+@given(st.sampled_from([name for name in CODECS if name != "exact"]), st.integers(0, 2**32), st.data())
+def test_a_well_sealed_payload_of_anything_is_weights_of_the_layout_or_refused(
+    name: str, seed: int, data: st.DataObject
+) -> None:
+    """Bytes of every value, or of small ones only, of a size that may be right: never another exception, never NaN."""
+    layout = {"a": np.zeros((3, 5), np.float32), "b": np.zeros(700, np.float32), "n.running_mean": np.zeros(2, "f4")}
+    fewest, most = sizes(name, layout)
+    size = data.draw(st.integers(fewest - 1, most + 1))
+    body = np.random.default_rng(seed).integers(0, data.draw(st.sampled_from([3, 60, 256])), size, np.uint8).tobytes()
+    record = record_of_payload(seal(Header(name, BASE), [body]))
+    with np.errstate(over="ignore"):
+        try:
+            found = open_update(record, Codec(name), BASE, layout)
+        except ReplyError:
+            return
+    assert fewest <= size <= most
+    check_layout(found, layout)
+    assert not any(np.isnan(value).any() for key, value in found.items() if not is_buffer(key))
