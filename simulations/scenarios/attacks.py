@@ -4,11 +4,11 @@
             Byzantine-robust stochastic aggregation", AAAI 2019, with a factor of 4)
 `scaled`    its update ten times as long, so that it outweighs eight; with reversed labels, its model takes the place of
             the others' (Bagdasaryan et al., "How to backdoor federated learning", AISTATS 2020)
-`random`    Gaussian noise ten times as long as its honest update
+`random`    Gaussian noise fifty times as long as its honest update; shorter noise hardly harms a mean
 labels      it trains as it should on reversed labels, value l of L becoming L - 1 - l (Fang et al., "Local model
             poisoning attacks to Byzantine-robust federated learning", USENIX Security 2020)
 
-The server's checks let a factor of ten pass (`server.replies`), as an attacker knows; with a factor of 1 it would be
+The server's checks let such lengths pass (`server.replies`), as an attacker knows; with a factor of 1 a sign would be
 outvoted by seven of eight even in a mean. Stretching an honest update would be no attack: it is a longer step the right
 way. Buffers of norms stay honest, which keeps a reply inconspicuous.
 """
@@ -33,9 +33,9 @@ from simulations.scenarios.rewriting import relabel
 ATTACKS: Mapping[str, str] = {
     "sign": "turned round and ten times as long",
     "scaled": "learnt from reversed labels and ten times as long",
-    "random": "noise, ten times as long",
+    "random": "noise, fifty times as long",
 }
-FACTOR = 10.0
+FACTOR, NOISE_FACTOR = 10.0, 50.0
 
 
 class HostileClientApp(ClientApp):
@@ -66,7 +66,7 @@ def falsified(attack: str, reply: TrainReply, seed: int) -> Weights:
     """The update that a hostile site sends in place of its honest one: a function of both, seed, site and round."""
     if attack == "random":
         key = Part(reply.round - 1, reply.round, 1, seed, f"{reply.site}/hostile").random_key()
-        return _noise(reply.update, np.random.default_rng(key), FACTOR * parameter_norm(reply.update))
+        return _noise(reply.update, np.random.default_rng(key), NOISE_FACTOR * parameter_norm(reply.update))
     factor = {"sign": -FACTOR, "scaled": FACTOR}[attack]
     return _parameters(reply.update, lambda _, value: factor * value)
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from segformer3d.cases import CaseFiles, find_cases
 from segformer3d.errors import ConfigurationError, DataError
 from segformer3d.held_out import HeldOutError, held_out_of
+from segformer3d.lacks import Lacks
 from simulations.partitions import (
     MINIMUM_CASES,
     PARTITIONS,
@@ -398,3 +399,16 @@ def test_every_layout_is_dealt_so_that_a_site_finds_the_same_cases(tmp_path, wri
     assert sorted(told(case) for place in places for case in place) == sorted(told(case) for case in cases)
     patients = [{case.patient or case.name for case in place} for place in places]
     assert sum(map(len, patients)) == len(set.union(*patients)), "no patient is in two places"
+
+
+@pytest.mark.parametrize("layout", ["decathlon", "plain"])
+def test_what_a_dataset_lacks_goes_with_its_cases(tmp_path, make_dataset, layout):
+    volume = np.ones((4, 4, 4), np.int16)
+    source = make_dataset(tmp_path / "source", {f"case{n}": (volume, volume) for n in range(6)}, layout=layout)
+    told = json.loads((source / "dataset.json").read_text()) if layout == "decathlon" else {}
+    (source / "dataset.json").write_text(json.dumps({**told, "unlabelled": ["second"]}))
+    folders = write_partition(source, tmp_path / "sites", "iid", sites=2, seed=0)
+    for place in (*folders.sites, folders.held_out):
+        cases = find_cases(place)
+        assert all(case.lacks == Lacks(unlabelled=("second",)) for case in cases)
+        assert all(case.label.parent.name == ("labelsTr" if layout == "decathlon" else "labels") for case in cases)
