@@ -13,11 +13,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from segformer3d.data_options import data_options
+from segformer3d.data_options import LEAVE_OUT, TASK, data_options
 from segformer3d.dicom.options import predict_options
 from segformer3d.errors import ConfigurationError, SegfedError
 from segformer3d.export.options import EXPORT, export_options
 from segformer3d.toml_file import read_toml
+from simulations.options import simulate_options, warm_start_options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,8 +42,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"segfed {version('segfed')}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, options, short, long in (
-        ("simulate", _simulate_options, "a federation of hospitals on this machine", _SIMULATE),
-        ("warm-start", _warm_start_options, "a model from made-up patients, for private runs", _WARM_START),
+        ("simulate", simulate_options, "a federation of hospitals on this machine", _SIMULATE),
+        ("warm-start", warm_start_options, "a model from made-up patients, for private runs", _WARM_START),
         ("data", data_options, "bring a hospital's data: import, check, prepare", _DATA),
         ("train", _train_options, "train on one folder of cases, without a federation", _TRAIN),
         ("predict", _predict_options, "write label maps for images", _PREDICT),
@@ -59,8 +60,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 _TITLE = "Federated learning of 3D medical image segmentation (SegFormer3D on Flower)."
-_TASK = "what to segment: a built-in task, or a TOML file (default: as the dataset says)"
-_LEAVE_OUT = "use no case that the task's published protocol holds out"
 _EPILOG = "Each command explains itself: segfed COMMAND --help"
 _SIMULATE = (
     "Train one model across simulated hospitals and measure it on cases that none of them saw. "
@@ -83,55 +82,14 @@ _LEDGER = "Read a site's privacy ledger (ledger.jsonl): show what was spent, ver
 _AUDIT = "Check that no line of an audit trail (audit.jsonl) was changed, removed, added or moved."
 
 
-def _simulate_options(command: argparse.ArgumentParser) -> None:
-    add = command.add_argument
-    add("--data", metavar="DIR", help="dataset to split into hospitals, in any layout of docs/data.md")
-    add("--task", metavar="NAME", help=_TASK)
-    add("--sites", type=int, metavar="N", help="hospitals (default 4)")
-    add("--rounds", type=int, metavar="R", help="rounds of federated averaging (default 30)")
-    add("--local-epochs", type=int, metavar="E", help="passes over a site's cases in a round (default 1)")
-    add("--partition", metavar="KIND", help="how cases are dealt: iid, quantity or intensity (default iid)")
-    add("--scenario", metavar="NAME", help="how hospitals differ, such as scanners or labels (docs/heterogeneity.md)")
-    add("--engine", metavar="NAME", help="local or ray (default local)")
-    add("--seed", type=int, metavar="S", help="of everything random (default 0)")
-    add("--held-out", type=float, metavar="SHARE", help="share of the cases that no site gets (default 0.2)")
-    add("--leave-out-published", action="store_true", default=None, help=_LEAVE_OUT)
-    add("--minimum-sites", type=int, metavar="N", help="good replies that a round needs (default more than half)")
-    add("--round-deadline", type=float, metavar="SECONDS", help="a round closes after this long (default 3600)")
-    add("--parallel", type=int, metavar="N", help="sites that compute at once (default: the cores of this machine)")
-    add("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)")
-    add("--epsilon", type=float, metavar="E", help="differential privacy: what the run may cost each patient")
-    add("--delta", type=float, metavar="D", help="chance that this promise fails (default min(1e-5, 1/(10 patients)))")
-    add("--patient-pattern", metavar="REGEX", help="what of a case's name is the patient (default: each case is one)")
-    add("--start", metavar="FILE", help="model to begin with (default: random weights)")
-    add("--compare", action="store_true", default=None, help="also train each site alone and all data pooled")
-    add(
-        "--config",
-        metavar="FILE",
-        help="TOML file with any of these options, and tables [training], [model], [grid], [privacy]",
-    )
-    add("--out", metavar="DIR", help="run folder (default runs/DATE-TASK)")
-    add("--resume", metavar="DIR", help="go on with the run in this folder, from its last complete round")
-
-
-def _warm_start_options(command: argparse.ArgumentParser) -> None:
-    add = command.add_argument
-    add("--task", metavar="NAME", required=True, help="what to segment: hippocampus or phantom")
-    add("--cases", type=int, default=400, metavar="N", help="made-up cases (default 400)")
-    add("--epochs", type=int, default=8, metavar="N", help="passes over them (default 8)")
-    add("--seed", type=int, default=0, metavar="S", help="of everything random (default 0)")
-    add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)")
-    add("--out", metavar="DIR", required=True, help="folder for the model")
-
-
 def _train_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--data", metavar="DIR", required=True, help="labelled cases, in any layout of docs/data.md")
-    add("--task", metavar="NAME", help=_TASK)
+    add("--task", metavar="NAME", help=TASK)
     add("--epochs", type=int, default=30, metavar="N", help="passes over the cases (default 30)")
     add("--seed", type=int, default=0, metavar="S", help="of everything random (default 0)")
     add("--validation-share", type=float, default=0.1, metavar="SHARE", help="share to measure on (default 0.1)")
-    add("--leave-out-published", action="store_true", help=_LEAVE_OUT)
+    add("--leave-out-published", action="store_true", help=LEAVE_OUT)
     add("--quarantine", metavar="FILE", help="list of cases that are not used, beside quarantine.csv in the folder")
     add("--cache", metavar="DIR", help="where prepared cases are kept (default: cache in --out)")
     add("--workers", type=int, default=0, metavar="N", help="processes that read cases and cut patches (default 0)")
@@ -261,18 +219,22 @@ def _deed(deeds: Any, name: str, short: str, *, positional: bool = True) -> argp
 
 def _simulate(arguments: dict[str, Any]) -> None:
     from simulations.run import resume_simulation, start_simulation
-    from simulations.settings import SimulationSettings
+    from simulations.study import Study, asked_for, begin_study, is_study, play_study
 
     resumed, config, out = arguments.pop("resume"), arguments.pop("config"), arguments.pop("out")
     given = {name: value for name, value in arguments.items() if value is not None}
     if resumed is not None:
         if given or config or out:
             raise ConfigurationError("--resume takes all settings from the run folder; leave the other options out")
-        resume_simulation(Path(resumed))
+        (play_study if is_study(Path(resumed)) else resume_simulation)(Path(resumed))
         return
     asked = _read_config(config)
     out = out or asked.pop("out", None)
-    start_simulation(SimulationSettings.from_json({**asked, **given}), Path(out) if out else None)
+    what = asked_for({**asked, **given})
+    if isinstance(what, Study):
+        begin_study(what, Path(out or "study"))
+    else:
+        start_simulation(what, Path(out) if out else None)
 
 
 def _train(arguments: dict[str, Any]) -> None:

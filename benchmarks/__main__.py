@@ -14,6 +14,7 @@ import torch
 
 from benchmarks.data import describe_data, measure_data
 from benchmarks.deployment import describe_deployment, measure_deployment
+from benchmarks.exchange import describe_exchange, measure_exchange
 from benchmarks.federations import describe_federations, measure_federations
 from benchmarks.inference import describe_inference, measure_inference
 from benchmarks.machine import describe_machine
@@ -32,6 +33,7 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Settings], Any], Callable[[Any], str
     "metrics": ("The scores of a whole scan", measure_metrics, describe_metrics),
     "training": ("Training on real cases", measure_training, describe_training),
     "federations": ("A federated round over its bare steps", measure_federations, describe_federations),
+    "exchange": ("Messages made small", measure_exchange, describe_exchange),
     "privacy": ("A private step", measure_private, describe_private),
     "deployment": ("A trivial round between processes", measure_deployment, describe_deployment),
 }
@@ -76,7 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--quick", action="store_true", help="small volumes and few repeats: under three minutes on two cores")
     add("--sections", nargs="+", choices=tuple(SECTIONS), help="only these (default: all)")
-    add("--scans", metavar="DIR", help="labelled hippocampus cases, for the sections on training and federations")
+    add(
+        "--scans", metavar="DIR", help="labelled hippocampus cases, for the sections on training, federations, exchange"
+    )
     add("--glioma", metavar="DIR", help="a scan in four contrasts (default: a synthetic one of the same size)")
     add("--trained", metavar="FILE", help="a model of the cases' task: also measure what the defaults do to its Dice")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda (default: cuda if any)")

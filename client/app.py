@@ -12,10 +12,12 @@ from functools import partial
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.contract import EVALUATE, PREPARE, TRAIN, EvaluateRequest, PrepareRequest, TrainRequest, digest_of
+from client.contract import EVALUATE, PREPARE, TRAIN, EvaluateRequest, PrepareRequest, TrainRequest
+from client.exchange.at_site import receive_model
 from client.failures import describe
 from client.outbox import Outbox
 from client.phases import evaluate_site, prepare_site, train_site
+from client.records import digest_of
 from client.site import SiteSettings
 from client.site_log import write_log
 from segformer3d.errors import SegfedError
@@ -53,10 +55,12 @@ def _prepare(site: SiteSettings, records: RecordDict) -> RecordDict:
 
 
 def _train(site: SiteSettings, records: RecordDict, *, keep_replies: bool) -> RecordDict:
-    request = TrainRequest.decode(records)
+    request = TrainRequest.decode(records, partial(receive_model, site))
     if not keep_replies and request.privacy is None:
         return train_site(site, request, "").encode()
-    question, outbox = digest_of(records), Outbox(site.work / request.run)
+    # What is asked is the same whether the model came as a whole or as a change.
+    question = digest_of(records if request.exchange.plain else request.encode())
+    outbox = Outbox(site.work / request.run)
     kept = outbox.find(question)
     if kept is not None:
         write_log(site.work, f"run {request.run}: round {request.round} was done before, its reply is sent again")
@@ -67,7 +71,7 @@ def _train(site: SiteSettings, records: RecordDict, *, keep_replies: bool) -> Re
 
 
 def _evaluate(site: SiteSettings, records: RecordDict) -> RecordDict:
-    return evaluate_site(site, EvaluateRequest.decode(records)).encode()
+    return evaluate_site(site, EvaluateRequest.decode(records, partial(receive_model, site))).encode()
 
 
 def _answer(message: Message, context: Context, find_site: FindSite, phase: str, handle: Handler) -> Message:

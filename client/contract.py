@@ -3,32 +3,35 @@
 A run is one `query` (the site prepares its data), one `train` a round (the site measures the global model, then trains
 it) and one `evaluate` at the end (the site measures the final model). Requests carry the global weights in the record
 "arrays" and their settings in "config"; replies carry an update in "arrays", numbers in "metrics" and who answers what
-in "about". Reading is strict: records, names and types are exactly these, and any difference is a `ReplyError`.
+in "about". With SCAFFOLD both carry control variates in "control". Reading is strict: records, names and types are
+exactly these, and any difference is a `ReplyError`.
 
 In a private run the requests say what is asked for, and the replies what the site promises its patients; what the
 promise does not pay for is withheld: NaN, or a number that everyone knows (see `client.privacy.release`).
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, MessageType, MetricRecord, RecordDict
 
-from client.names import CONTRACT_VERSION, RUN_NAME, SITE_NAME
+from client.envelope import ABOUT, CONFIG, about_of, config_of, read_about, read_config, text_of
+from client.exchange.parcel import OpenModel, OpenUpdate, is_packed, plain_model, record_of_payload
+from client.exchange.settings import EXCHANGES, PLAIN, Exchange, named_exchange
+from client.names import DIGEST
 from client.privacy.promise import Promise
 from client.privacy.settings import PrivacySettings
-from client.records import check_names, read_fields, read_json, record_of
+from client.records import read_fields, read_json, record_of
+from client.strategies.rule import LocalRule
 from client.weights import Weights, decode_weights, encode_weights, parameter_norm
 from segformer3d.errors import ReplyError
 from segformer3d.settings import TrainingSettings
 from segformer3d.tasks import Task, task_from_json
 from segformer3d.training import TrainingReport, ValidationReport
 
-ARRAYS, CONFIG, METRICS, ABOUT = "arrays", "config", "metrics", "about"
+ARRAYS, METRICS, CONTROL = "arrays", "metrics", "control"
 PREPARE, TRAIN, EVALUATE = MessageType.QUERY, MessageType.TRAIN, MessageType.EVALUATE
 
 # The numbers of each message by their names on the wire.
@@ -49,8 +52,8 @@ class PrepareRequest:
 
     def encode(self) -> RecordDict:
         """The message's content."""
-        asked = {"rounds": self.rounds, "task": _text(self.task), "privacy": _text(self.privacy)}
-        return RecordDict({CONFIG: _config(self.run, **asked)})
+        asked = {"rounds": self.rounds, "task": text_of(self.task), "privacy": text_of(self.privacy)}
+        return RecordDict({CONFIG: config_of(self.run, **asked)})
 
     @classmethod
     def decode(cls, records: RecordDict) -> "PrepareRequest":
@@ -60,7 +63,7 @@ class PrepareRequest:
             ReplyError: it breaks the contract.
             ConfigurationError: the task or the privacy in it breaks a rule.
         """
-        values = _read_config(records, {CONFIG}, {"rounds": int, "task": str, "privacy": str})
+        values = read_config(records, {CONFIG}, {"rounds": int, "task": str, "privacy": str})
         values["task"] = task_from_json(read_json("task", values["task"]))
         return cls(**{**values, "privacy": _read_privacy(values["privacy"])})
 
@@ -76,6 +79,7 @@ class PrepareReply:
         balance: mean share of voxels per structure over its training cases, in [0, 1].
         seconds: how long reading, checking and caching took.
         promise: in a private run, what it will cost each patient; `train_cases` is the public number of patients then.
+        holds: digest of the model of this run that it holds, see `client.exchange`; empty where it holds none.
     """
 
     site: str
@@ -86,10 +90,12 @@ class PrepareReply:
     balance: tuple[float, ...]
     seconds: float
     promise: Promise | None = None
+    holds: str = ""
 
     def encode(self) -> RecordDict:
         """The message's content."""
-        about = _about(self.site, self.run, 0, self.promise)
+        about = about_of(self.site, self.run, 0, self.promise)
+        about["holds"] = self.holds
         return RecordDict({METRICS: MetricRecord(_numbers(self, _PREPARED)), ABOUT: about})
 
     @classmethod
@@ -99,9 +105,11 @@ class PrepareReply:
         Raises:
             ReplyError: it breaks the contract.
         """
-        site, run, _, promise = _read_about(records, {METRICS, ABOUT})
+        site, run, _, promise, holds = read_about(records, {METRICS, ABOUT}, ("holds",))
+        if not DIGEST.fullmatch(holds):
+            raise ReplyError("what the site holds must be told by a digest")
         numbers = _read_metrics(records, _PREPARED)
-        return cls(site, run, **{**numbers, "balance": tuple(numbers["balance"])}, promise=promise)
+        return cls(site, run, **{**numbers, "balance": tuple(numbers["balance"])}, promise=promise, holds=holds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +125,9 @@ class TrainRequest:
         task, training: what to train on what, and how.
         weights: all of the global model.
         privacy: what is asked for, in a private run.
+        rule: the site's part of the strategy.
+        control: of SCAFFOLD, the mean control variate by parameter; None without.
+        exchange: how the model came, and how the update shall travel.
     """
 
     run: str
@@ -128,26 +139,37 @@ class TrainRequest:
     training: TrainingSettings
     weights: Weights
     privacy: PrivacySettings | None = None
+    rule: LocalRule = field(default_factory=LocalRule)
+    control: Weights | None = None
+    exchange: Exchange = EXCHANGES[PLAIN]
 
-    def encode(self) -> RecordDict:
-        """The message's content."""
-        texts = {name: _text(getattr(self, name)) for name in ("task", "training", "privacy")}
-        config = _config(self.run, **texts, **_numbers(self, _ASKED))
-        return RecordDict({ARRAYS: encode_weights(self.weights), CONFIG: config})
+    def encode(self, payload: bytes | None = None) -> RecordDict:
+        """The message's content, with this payload in the place of plain weights."""
+        texts = {name: text_of(getattr(self, name)) for name in ("task", "training", "privacy", "rule")}
+        config = config_of(self.run, exchange=self.exchange.name, **texts, **_numbers(self, _ASKED))
+        return RecordDict({ARRAYS: _arrays(self.weights, payload), **_control(self.control), CONFIG: config})
 
     @classmethod
-    def decode(cls, records: RecordDict) -> "TrainRequest":
+    def decode(cls, records: RecordDict, open_model: OpenModel = plain_model) -> "TrainRequest":
         """Read a request.
 
         Raises:
             ReplyError: it breaks the contract.
-            ConfigurationError: the task, the training settings or the privacy in it break a rule.
+            ConfigurationError: the task, the training settings, the exchange, the privacy or the rule in it break a
+                rule.
         """
-        values = _read_config(records, {ARRAYS, CONFIG}, {**_ASKED, "task": str, "training": str, "privacy": str})
+        texts = dict.fromkeys(("task", "training", "privacy", "exchange", "rule"), str)
+        values = read_config(records, {ARRAYS, CONFIG, *_has_control(records)}, {**_ASKED, **texts})
         values["privacy"] = _read_privacy(values["privacy"])
         values["task"] = task_from_json(read_json("task", values["task"]))
         values["training"] = TrainingSettings.from_json(read_json("training", values["training"]))
-        return cls(**values, weights=_read_weights(records))
+        values["exchange"] = named_exchange(values["exchange"])
+        values["rule"] = LocalRule.from_json(read_json("rule", values["rule"]))
+        arrays = record_of(records, ARRAYS, ArrayRecord)
+        if values["exchange"].plain == is_packed(arrays):
+            raise ReplyError("the model does not travel as the run's exchange says")
+        control = _read_control(records, values["rule"])
+        return cls(**values, weights=open_model(values["run"], values["task"], arrays), control=control)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +182,8 @@ class TrainReply:
         training: of the local training.
         validation: of the global model as received, on the site's own validation cases.
         promise: in a private run, with what was spent so far; `training.cases` is the public number of patients then.
+        control: of SCAFFOLD, how the site's control variate has changed, by parameter; None without.
+        payload: at the site, the update as it travels; None where it travels as it is.
     """
 
     site: str
@@ -169,6 +193,8 @@ class TrainReply:
     training: TrainingReport
     validation: ValidationReport
     promise: Promise | None = None
+    control: Weights | None = None
+    payload: bytes | None = None
 
     @cached_property
     def update_norm(self) -> float:
@@ -180,20 +206,24 @@ class TrainReply:
         numbers = _numbers(self.training, _TRAINING, "training_") | _numbers(
             self.validation, _VALIDATION, "validation_"
         )
-        about = _about(self.site, self.run, self.round, self.promise)
-        return RecordDict({ARRAYS: encode_weights(self.update), METRICS: MetricRecord(numbers), ABOUT: about})
+        about = about_of(self.site, self.run, self.round, self.promise)
+        arrays = {ARRAYS: _arrays(self.update, self.payload), **_control(self.control)}
+        return RecordDict({**arrays, METRICS: MetricRecord(numbers), ABOUT: about})
 
     @classmethod
-    def decode(cls, records: RecordDict) -> "TrainReply":
+    def decode(cls, records: RecordDict, open_update: OpenUpdate = decode_weights) -> "TrainReply":
         """Read a reply; whether its numbers make sense is for the server to say.
 
         Raises:
             ReplyError: it breaks the contract.
         """
-        site, run, round_number, promise = _read_about(records, {ARRAYS, METRICS, ABOUT})
+        names = {ARRAYS, METRICS, ABOUT, *_has_control(records)}
+        site, run, round_number, promise, *_ = read_about(records, names)
         numbers = _read_metrics(records, _prefixed("training_", _TRAINING) | _prefixed("validation_", _VALIDATION))
         training = TrainingReport(**{name: numbers[f"training_{name}"] for name in _TRAINING})
-        return cls(site, run, round_number, _read_weights(records), training, _validation(numbers), promise)
+        update, validation = open_update(record_of(records, ARRAYS, ArrayRecord)), _validation(numbers)
+        control = decode_weights(record_of(records, CONTROL, ArrayRecord)) if CONTROL in records else None
+        return cls(site, run, round_number, update, training, validation, promise, control)
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,23 +234,25 @@ class EvaluateRequest:
     round: int
     task: Task
     weights: Weights
+    rule: LocalRule = field(default_factory=LocalRule)
 
-    def encode(self) -> RecordDict:
-        """The message's content."""
-        config = _config(self.run, round=self.round, task=_text(self.task))
-        return RecordDict({ARRAYS: encode_weights(self.weights), CONFIG: config})
+    def encode(self, payload: bytes | None = None) -> RecordDict:
+        """The message's content, with this payload in the place of plain weights."""
+        config = config_of(self.run, round=self.round, task=text_of(self.task), rule=text_of(self.rule))
+        return RecordDict({ARRAYS: _arrays(self.weights, payload), CONFIG: config})
 
     @classmethod
-    def decode(cls, records: RecordDict) -> "EvaluateRequest":
+    def decode(cls, records: RecordDict, open_model: OpenModel = plain_model) -> "EvaluateRequest":
         """Read a request.
 
         Raises:
             ReplyError: it breaks the contract.
-            ConfigurationError: the task in it breaks a rule.
+            ConfigurationError: the task or the rule in it breaks a rule.
         """
-        values = _read_config(records, {ARRAYS, CONFIG}, {"round": int, "task": str})
+        values = read_config(records, {ARRAYS, CONFIG}, {"round": int, "task": str, "rule": str})
         values["task"] = task_from_json(read_json("task", values["task"]))
-        return cls(**values, weights=_read_weights(records))
+        values["rule"] = LocalRule.from_json(read_json("rule", values["rule"]))
+        return cls(**values, weights=open_model(values["run"], values["task"], record_of(records, ARRAYS, ArrayRecord)))
 
 
 @dataclass(frozen=True)
@@ -235,7 +267,7 @@ class EvaluateReply:
     def encode(self) -> RecordDict:
         """The message's content."""
         metrics = MetricRecord(_numbers(self.validation, _VALIDATION, "validation_"))
-        return RecordDict({METRICS: metrics, ABOUT: _about(self.site, self.run, self.round)})
+        return RecordDict({METRICS: metrics, ABOUT: about_of(self.site, self.run, self.round)})
 
     @classmethod
     def decode(cls, records: RecordDict) -> "EvaluateReply":
@@ -244,27 +276,23 @@ class EvaluateReply:
         Raises:
             ReplyError: it breaks the contract.
         """
-        site, run, round_number, _ = _read_about(records, {METRICS, ABOUT})
+        site, run, round_number, *_ = read_about(records, {METRICS, ABOUT})
         return cls(site, run, round_number, _validation(_read_metrics(records, _prefixed("validation_", _VALIDATION))))
 
 
-def digest_of(records: RecordDict) -> str:
-    """SHA-256 of a message's content, independent of how protobuf orders it."""
-    found = hashlib.sha256()
-    for name in sorted(records):
-        record = records[name]
-        if isinstance(record, ArrayRecord):
-            for key in sorted(record):
-                array = record[key]
-                found.update(repr((name, key, array.dtype, tuple(array.shape), array.stype)).encode())
-                found.update(hashlib.sha256(array.data).digest())
-        else:
-            found.update(repr((name, sorted(record.items()))).encode())
-    return found.hexdigest()
+def _control(weights: Weights | None) -> dict[str, ArrayRecord]:
+    return {} if weights is None else {CONTROL: encode_weights(weights)}
 
 
-def _text(value: Task | TrainingSettings | PrivacySettings | Promise | None) -> str:
-    return "" if value is None else json.dumps(value.to_json())
+def _has_control(records: RecordDict) -> set[str]:
+    """A record that may be there; whether it must is for the rule to say."""
+    return {CONTROL} & set(records)
+
+
+def _read_control(records: RecordDict, rule: LocalRule) -> Weights | None:
+    if rule.control != (CONTROL in records):
+        raise ReplyError("the message and its strategy disagree about control variates")
+    return decode_weights(record_of(records, CONTROL, ArrayRecord)) if rule.control else None
 
 
 def _read_privacy(text: str) -> PrivacySettings | None:
@@ -289,48 +317,9 @@ def _validation(numbers: Mapping[str, Any]) -> ValidationReport:
     return ValidationReport(**{**values, "dice": tuple(values["dice"])})
 
 
-def _config(run: str, **values: Any) -> ConfigRecord:
-    return ConfigRecord({"contract": CONTRACT_VERSION, "run": run, **values})
-
-
-def _about(site: str, run: str, round_number: int, promise: Promise | None = None) -> ConfigRecord:
-    who: dict[str, Any] = {"site": site, "run": run, "round": round_number}
-    return ConfigRecord({"contract": CONTRACT_VERSION, **who, "promise": _text(promise)})
-
-
 def _read_metrics(records: RecordDict, fields: Mapping[str, type]) -> dict[str, Any]:
     return read_fields(record_of(records, METRICS, MetricRecord), fields, METRICS)
 
 
-def _read_weights(records: RecordDict) -> Weights:
-    return decode_weights(record_of(records, ARRAYS, ArrayRecord))
-
-
-def _read_config(records: RecordDict, names: set[str], fields: Mapping[str, type]) -> dict[str, Any]:
-    """The settings of a request, without the version."""
-    _check_version(records, CONFIG, "the coordinator")
-    check_names(records, names, "the message")
-    values = read_fields(record_of(records, CONFIG, ConfigRecord), {"contract": int, "run": str, **fields}, CONFIG)
-    if not RUN_NAME.fullmatch(values["run"]):
-        raise ReplyError("the run's id must be 1 to 64 letters, digits, - and _")
-    return {name: value for name, value in values.items() if name != "contract"}
-
-
-def _read_about(records: RecordDict, names: set[str]) -> tuple[str, str, int, Promise | None]:
-    """Site, run, round and promise of a reply."""
-    _check_version(records, ABOUT, "the site")
-    check_names(records, names, "the message")
-    fields = {"contract": int, "site": str, "run": str, "round": int, "promise": str}
-    values = read_fields(record_of(records, ABOUT, ConfigRecord), fields, ABOUT)
-    if not SITE_NAME.fullmatch(values["site"]):
-        raise ReplyError("the site's name must be 1 to 40 letters, digits, - and _")
-    promise = Promise.from_json(read_json("promise", values["promise"])) if values["promise"] else None
-    return values["site"], values["run"], values["round"], promise
-
-
-def _check_version(records: RecordDict, name: str, sender: str) -> None:
-    """First of all, since another version may differ in anything else."""
-    version = record_of(records, name, ConfigRecord).get("contract")
-    if type(version) is not int or version != CONTRACT_VERSION:
-        spoken = version if type(version) is int else "none"
-        raise ReplyError(f"{sender} speaks version {spoken} of the message contract, and this end {CONTRACT_VERSION}")
+def _arrays(weights: Weights, payload: bytes | None) -> ArrayRecord:
+    return encode_weights(weights) if payload is None else record_of_payload(payload)

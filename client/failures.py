@@ -14,6 +14,7 @@ from flwr.app import Error
 from flwr.common.constant import ErrorCode
 
 from client.contract import EVALUATE, PREPARE, TRAIN
+from client.exchange.parcel import MissingBaseError
 from client.limits import RefusalError
 from client.privacy.ledger import LedgerError
 from client.weights import printable
@@ -21,7 +22,7 @@ from segformer3d.audit import AuditError
 from segformer3d.errors import CheckpointError, ConfigurationError, DataError, ReplyError
 from segformer3d.held_out import HeldOutError
 
-SITE_FAILURE, SITE_REFUSAL = 100, 101  # our own error codes; Flower's are 0 to 8
+SITE_FAILURE, SITE_REFUSAL, SITE_LACKS = 100, 101, 102  # our own error codes; Flower's are 0 to 8
 DEEDS: Mapping[str, str] = {PREPARE: "prepare its data", TRAIN: "train", EVALUATE: "measure the model"}
 SEE_LOG = "see the log at the site"
 
@@ -62,6 +63,7 @@ class SiteFailure:
         phase: the message's type.
         reason, remedy: what was wrong, and what to do about it.
         final: whether the same message would fail again, whatever happens at the site meanwhile.
+        lacks_base: whether it is only that the site does not hold the model whose change it was sent.
     """
 
     site: str
@@ -69,13 +71,14 @@ class SiteFailure:
     reason: str
     remedy: str
     final: bool = False
+    lacks_base: bool = False
 
     def __str__(self) -> str:
         return f"{self.site} could not {DEEDS[self.phase]}: {self.reason}; {self.remedy}"
 
     def encode(self) -> Error:
         """What travels instead of a reply."""
-        return Error(SITE_REFUSAL if self.final else SITE_FAILURE, str(self))
+        return Error(SITE_LACKS if self.lacks_base else SITE_REFUSAL if self.final else SITE_FAILURE, str(self))
 
 
 def describe(site: str, phase: str, error: Exception) -> SiteFailure:
@@ -84,7 +87,8 @@ def describe(site: str, phase: str, error: Exception) -> SiteFailure:
     if isinstance(cause, OSError) and cause.errno in _FULL:
         return SiteFailure(site, phase, "its disk is full", "free space at the site")
     if isinstance(error, ReplyError):  # written by our own modules about the coordinator's message
-        return SiteFailure(site, phase, str(error), SAME_VERSION, final=True)
+        remedy, lacks_base = getattr(error, "remedy", SAME_VERSION), isinstance(error, MissingBaseError)
+        return SiteFailure(site, phase, str(error), remedy, not lacks_base, lacks_base)
     if isinstance(error, RefusalError):
         return SiteFailure(site, phase, str(error), "settle it with the site, whose limits these are", final=True)
     for kinds, reason, remedy in _REASONS:
@@ -97,10 +101,11 @@ def describe(site: str, phase: str, error: Exception) -> SiteFailure:
 
 def read_error(error: Error, site: str, phase: str) -> SiteFailure:
     """What an error reply says, whoever wrote it. `site` is who sent it, as far as that is known."""
-    own, final = error.code in (SITE_FAILURE, SITE_REFUSAL), error.code in _FINAL
+    own, final = error.code in (SITE_FAILURE, SITE_REFUSAL, SITE_LACKS), error.code in _FINAL
     told = _TOLD.fullmatch(printable(error.reason or "", _LONGEST)) if own else None
     if told:
-        return SiteFailure(told["site"], phase, told["reason"], told["remedy"], final)
+        lacks_base = error.code == SITE_LACKS
+        return SiteFailure(told["site"], phase, told["reason"], told["remedy"], final, lacks_base)
     reason, remedy = _CODES.get(error.code, (f"its client failed (Flower's code {error.code})", SEE_LOG))
     return SiteFailure(site, phase, reason, remedy, final)
 

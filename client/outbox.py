@@ -21,7 +21,7 @@ _DIGEST_BYTES = 32
 class Outbox:
     """The kept reply of one run at one site: one file, a digest of it and the reply.
 
-    Questions are known by their digest (`client.contract.digest_of`).
+    Questions are known by their digest (`client.records.digest_of`).
 
     Args:
         folder: of the run at the site.

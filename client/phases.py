@@ -2,17 +2,21 @@
 
 import os
 import time
+from dataclasses import replace
 from threading import Lock
 
 import numpy as np
 import torch
 
 from client.contract import EvaluateReply, EvaluateRequest, PrepareReply, PrepareRequest, TrainReply, TrainRequest
+from client.exchange.at_site import held_at, send_update
 from client.limits import check_cohort, check_privacy, check_task, check_work
-from client.moments import forget_old_moments, moments_after, moments_before, superseded_moments
 from client.privacy.phases import prepare_private, train_private_site
+from client.round_files import OPTIMIZER, RoundFiles
 from client.site import SiteSettings
 from client.site_log import write_log
+from client.strategies.ditto import train_personal
+from client.strategies.local import begin_round, put_own_norms, recall, remember
 from client.weights import Weights, load_weights, update_of
 from segformer3d.allocator import keep_freed_memory
 from segformer3d.config import ModelConfig
@@ -44,11 +48,12 @@ def prepare_site(site: SiteSettings, request: PrepareRequest) -> PrepareReply:
     write_log(site.work, f"run {request.run}: data prepared, {data.describe()}")
     for item in data.set_aside:
         write_log(site.work, f"case {item.case} set aside: {item.reason}")
+    holds = held_at(site.work / request.run).digest
     if request.privacy is not None:
-        return prepare_private(site, request, request.privacy, data)
+        return replace(prepare_private(site, request, request.privacy, data), holds=holds)
     counts = (len(data.train), len(data.validation), len(data.set_aside))
     balance = _balance(data, request.task)
-    return PrepareReply(site.name, request.run, *counts, balance, time.perf_counter() - began)
+    return PrepareReply(site.name, request.run, *counts, balance, time.perf_counter() - began, holds=holds)
 
 
 def train_site(site: SiteSettings, request: TrainRequest, question: str) -> TrainReply:
@@ -70,9 +75,13 @@ def train_site(site: SiteSettings, request: TrainRequest, question: str) -> Trai
         reply = train_private_site(site, request, request.privacy, data, model, device, question)
         _put_by(model)
         return reply
+    folder = site.work / request.run
+    memory = recall(request.rule, folder, request.round)
+    put_own_norms(request.rule, model, memory)
     validation = validate(model, data.validation, request.task, device=device)
     part = Part(request.round - 1, request.rounds, request.local_epochs, request.seed, site.name)
-    folder = site.work / request.run
+    moments = RoundFiles(folder, OPTIMIZER)
+    local = begin_round(request.rule, model.to(device), memory, request.control)
     training = train_part(
         model,
         data.train,
@@ -80,16 +89,22 @@ def train_site(site: SiteSettings, request: TrainRequest, question: str) -> Trai
         request.training,
         part,
         device=device,
-        optimizer_from=moments_before(folder, request.round),
-        optimizer_to=moments_after(folder, request.round),
-        optimizer_over=superseded_moments(folder),
+        optimizer_from=moments.before(request.round),
+        optimizer_to=moments.after(request.round),
+        optimizer_over=moments.superseded(),
         workers=site.workers,
+        adjust=local.adjust,
     )
-    forget_old_moments(folder)
+    moments.forget_old()
+    remember(local, folder, request.round)
+    if request.rule.personal:
+        train_personal(request, data, part, folder, device=device, workers=site.workers)
     write_log(site.work, f"run {request.run}: round {request.round} of {request.rounds} done, loss {training.loss:.4f}")
-    update = update_of(model, request.weights)
+    update, payload = send_update(folder, part, request.exchange, request.weights, update_of(model, request.weights))
+    control = local.control_change()
     _put_by(model)
-    return TrainReply(site.name, request.run, request.round, update, training, validation)
+    who = (site.name, request.run, request.round)
+    return TrainReply(*who, update, training, validation, control=control, payload=payload)
 
 
 def evaluate_site(site: SiteSettings, request: EvaluateRequest) -> EvaluateReply:
@@ -100,6 +115,7 @@ def evaluate_site(site: SiteSettings, request: EvaluateRequest) -> EvaluateReply
     """
     check_privacy(site.limits, None)  # what is measured leaves as it is: a private run asks for nothing of the kind
     device, data, model = _set_up(site, request.task, request.weights, private=False)
+    put_own_norms(request.rule, model, recall(request.rule, site.work / request.run, request.round + 1))
     validation = validate(model, data.validation, request.task, device=device)
     _put_by(model)
     write_log(site.work, f"run {request.run}: measured the model of round {request.round}")

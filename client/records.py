@@ -1,5 +1,6 @@
 """Reading Flower records strictly: exactly these records, exactly these names, exactly these types."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -12,6 +13,21 @@ from segformer3d.errors import ReplyError
 Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
 Fields = Mapping[str, type]
 _KINDS: Mapping[type, str] = {int: "a whole number", float: "a float", str: "a text", list: "a list of floats"}
+
+
+def digest_of(records: RecordDict) -> str:
+    """SHA-256 of a message's content, independent of how protobuf orders it."""
+    found = hashlib.sha256()
+    for name in sorted(records):
+        record = records[name]
+        if isinstance(record, ArrayRecord):
+            for key in sorted(record):
+                array = record[key]
+                found.update(repr((name, key, array.dtype, tuple(array.shape), array.stype)).encode())
+                found.update(hashlib.sha256(array.data).digest())
+        else:
+            found.update(repr((name, sorted(record.items()))).encode())
+    return found.hexdigest()
 
 
 def record_of(records: RecordDict, name: str, kind: type[Record]) -> Record:

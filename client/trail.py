@@ -9,7 +9,7 @@ from typing import Any
 from flwr.app import Message
 from flwr.common.serde import recorddict_to_proto
 
-from client.contract import digest_of
+from client.records import digest_of
 from segformer3d.audit import append_record
 
 TRAIL = "audit.jsonl"

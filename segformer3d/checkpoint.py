@@ -86,9 +86,21 @@ def load_task(path: Path | str) -> Task:
     Raises:
         CheckpointError: the file is damaged, or names no task.
     """
+    task = known_task(path)
+    if task is None:
+        raise CheckpointError(f"{path} does not say what task it was trained for; name it with --task")
+    return task
+
+
+def known_task(path: Path | str) -> Task | None:
+    """The same, or None where the file names no task.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
     _, described = read_weights(Path(path))
     if "task" not in described:
-        raise CheckpointError(f"{path} does not say what task it was trained for; name it with --task")
+        return None
     try:
         return task_from_json(described["task"])
     except ConfigurationError as error:

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from rich.console import Console
 
 from segformer3d.allocator import keep_freed_memory
 from segformer3d.cases import CaseFiles, find_cases, find_images
-from segformer3d.checkpoint import load, load_task
+from segformer3d.checkpoint import known_task, load, load_task
 from segformer3d.dataset import SetAside, SiteData, prepare
 from segformer3d.dicom.library import files_below, is_dicom
 from segformer3d.errors import ConfigurationError, DataError
@@ -225,7 +226,7 @@ def load_model(path: Path, task: str | None) -> tuple[SegFormer3D, Task]:
         CheckpointError: the file is damaged, or does not fit the task.
         ConfigurationError: there is no such task.
     """
-    chosen = named_task(task) if task is not None else load_task(path)
+    chosen = load_task(path) if task is None else _as_trained(named_task(task), known_task(path))
     network = load(path)
     if (network.config.in_channels, network.config.num_classes) != (len(chosen.modalities), chosen.channels):
         raise ConfigurationError(
@@ -233,6 +234,14 @@ def load_model(path: Path, task: str | None) -> tuple[SegFormer3D, Task]:
             f"task {chosen.name} needs {len(chosen.modalities)} and {chosen.channels}"
         )
     return network, chosen
+
+
+def _as_trained(asked: Task, trained: Task | None) -> Task:
+    """Labels as they are asked for, images as the model knows them: on another grid it would see another world."""
+    if trained is None:
+        return asked
+    seen = {name: getattr(trained, name) for name in ("spacing", "patch", "intensity", "window", "model")}
+    return replace(asked, **seen)
 
 
 def print_cases(console: Console, data: SiteData, site: str = "") -> None:

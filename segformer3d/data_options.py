@@ -4,6 +4,9 @@ import argparse
 
 from segformer3d.dicom.options import import_options
 
+TASK = "what to segment: a built-in task, or a TOML file (default: as the dataset says)"
+LEAVE_OUT = "use no case that the task's published protocol holds out"
+
 
 def data_options(command: argparse.ArgumentParser) -> None:
     """What can be done with a hospital's data before a run."""
@@ -29,13 +32,13 @@ def _check_options(command: argparse.ArgumentParser) -> None:
 def _prepare_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     _common_options(command)
-    add("--leave-out-published", action="store_true", help="use no case that the task's published protocol holds out")
+    add("--leave-out-published", action="store_true", help=LEAVE_OUT)
     add("--out", metavar="CACHE", required=True, help="the cache: work/cache of a site, cache in --out of segfed train")
 
 
 def _common_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("folder", metavar="DIR", help="labelled cases, in any layout of docs/data.md")
-    add("--task", metavar="NAME", help="what to segment: a built-in task, or a TOML file (default: as the data say)")
+    add("--task", metavar="NAME", help=TASK)
     add("--quarantine", metavar="FILE", help="list of cases that are not used, beside quarantine.csv in the folder")
     add("--workers", type=int, metavar="N", help="processes that read cases at the same time (default: as it pays)")

@@ -31,6 +31,7 @@ from segformer3d.settings import TrainingSettings
 from segformer3d.tasks import Task
 
 OnStep = Callable[["Step"], None]
+Adjust = Callable[[], None]  # changes the gradients between clipping and the optimizer's step
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ def train_part(
     optimizer_over: Path | None = None,
     on_step: OnStep | None = None,
     workers: int = 0,
+    adjust: Adjust | None = None,
 ) -> TrainingReport:
     """Train a model in place.
 
@@ -134,6 +136,7 @@ def train_part(
         optimizer_over: older moments whose file may be written over for that.
         on_step: told after every step.
         workers: processes that cut patches; 0 cuts them in this process. The result is the same.
+        adjust: changes the gradients of every step once they are clipped: what a federation adds to the data's own.
 
     Raises:
         DataError: there is no case.
@@ -157,7 +160,7 @@ def train_part(
             rate = learning_rate(settings, part.index * len(batches) + number, part.parts * len(batches))
             target = targets(label.to(device), task)
             known = known_loss(loss, cutter.known(number))
-            losses.append(_step(model, optimizer, known, image.to(device), target, rate, settings))
+            losses.append(_step(model, optimizer, known, image.to(device), target, rate, settings, adjust))
             if on_step is not None:
                 on_step(Step(number + 1, len(batches), losses[-1], rate, image.shape[0]))
     seconds = time.perf_counter() - began
@@ -256,12 +259,15 @@ def _step(
     target: Tensor,
     rate: float,
     settings: TrainingSettings,
+    adjust: Adjust | None,
 ) -> float:
     set_rate(optimizer, rate)
     value = loss_of(model, loss, image, target)
     optimizer.zero_grad(set_to_none=True)
     value.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
+    if adjust is not None:
+        adjust()
     optimizer.step()
     return float(value.detach())
 

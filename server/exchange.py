@@ -5,11 +5,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from flwr.app import Error, RecordDict
+from flwr.app import ArrayRecord, Error, RecordDict
 
 from client.contract import PREPARE, TRAIN, EvaluateReply, EvaluateRequest, PrepareReply, TrainReply, TrainRequest
+from client.exchange.parcel import open_update
 from client.failures import read_error
+from client.weights import Weights, decode_weights
 from segformer3d.errors import ReplyError
+from server.downlink import Delivery
 from server.mailbox import Answer, Mailbox, Unusable
 from server.pace import Pace
 from server.records import Event, SiteAskedAgain, SiteReplied, message_bytes
@@ -29,7 +32,7 @@ class Question(Generic[Reply]):
     Attributes:
         phase: the message's type.
         round: the round, or for an evaluation the rounds behind the model.
-        records: the request.
+        delivery: the request, as each site gets it.
         deadline_s: how long to wait at most.
         pace: how long its sites take for a round.
         again_s: how long to wait for a site that failed and is asked again, when all others are done; 0: nobody is
@@ -39,7 +42,7 @@ class Question(Generic[Reply]):
 
     phase: str
     round: int
-    records: RecordDict
+    delivery: Delivery
     deadline_s: float
     pace: Pace
     again_s: float
@@ -61,14 +64,19 @@ class Received(Generic[Reply]):
 
 
 def read_train(
-    records: RecordDict, ready: PrepareReply, *, request: TrainRequest, longest: Callable[[], float]
+    records: RecordDict, ready: PrepareReply, *, request: TrainRequest, digest: str, longest: Callable[[], float]
 ) -> TrainReply:
-    """A checked reply to this request, with an update no longer than `longest()`.
+    """A checked reply to this request for the model with this digest, with an update no longer than `longest()`.
 
     Raises:
         ReplyError: it must not be used.
     """
-    reply = TrainReply.decode(records)
+
+    def open_it(arrays: ArrayRecord) -> Weights:
+        codec = request.exchange.up
+        return decode_weights(arrays) if codec is None else open_update(arrays, codec, digest, request.weights)
+
+    reply = TrainReply.decode(records, open_it)
     check_train(reply, ready, request, longest())
     return reply
 
@@ -118,15 +126,17 @@ class Exchange:
         repeats = Repeats(question.again_s)
         self._send(question, asked, list(asked), repeats)
         patience: Callable[[int], float] = lambda node: question.patience(asked[node].site)  # noqa: E731
-        bytes_down, began = message_bytes(question.records), time.monotonic()
+        began = time.monotonic()
         while self._goes_on(question, repeats, last_good) and time.monotonic() < deadline:
             for answer in self._mailbox.look(deadline):
                 if answer.phase == PREPARE:
                     self._roster.take(answer)
                     continue
-                outcome = self._read(question, asked[answer.node], answer, bytes_down)
+                outcome = self._read(question, asked[answer.node], answer)
                 if isinstance(outcome, Received):
                     received[outcome.reply.site], last_good = outcome, time.monotonic()
+                elif outcome.lacks_base and question.delivery.send_whole(asked[answer.node].site):
+                    self._send(question, asked, [answer.node], repeats)
                 else:
                     self._failed(question, answer.node, outcome, repeats)
             self._ask_again(question, asked, repeats)
@@ -164,7 +174,7 @@ class Exchange:
         usual: Callable[[int], float] = lambda node: question.pace.silence(asked[node].site, longest_s)  # noqa: E731
         silent = self._mailbox.silent(question.phase, usual)
         nodes = sorted(silent & self._mailbox.online()) if silent else []
-        unsent = self._put(question, nodes)
+        unsent = self._put(question, asked, nodes)
         for node in nodes:
             if node not in unsent:
                 what = SetAside(asked[node].site, question.phase, "it has not answered for longer than usual", LATE)
@@ -178,15 +188,16 @@ class Exchange:
     def _send(
         self, question: Question[Reply], asked: Mapping[int, Member], nodes: Sequence[int], repeats: Repeats
     ) -> None:
-        for node in self._put(question, nodes):
+        for node in self._put(question, asked, nodes):
             why = SetAside(asked[node].site, question.phase, "the request could not be sent to it", "restart the site")
             self._failed(question, node, Failure(why, final=False), repeats)
 
-    def _put(self, question: Question[Reply], nodes: Sequence[int]) -> list[int]:
+    def _put(self, question: Question[Reply], asked: Mapping[int, Member], nodes: Sequence[int]) -> list[int]:
         """Send the question to these sites; returns those that it could not be sent to."""
-        if not nodes:
-            return []
-        return self._mailbox.send(question.phase, str(question.round), nodes, question.records, question.deadline_s)
+        phase, group, unsent = question.phase, str(question.round), list[int]()
+        for records, some in question.delivery.groups({node: asked[node].site for node in nodes}):
+            unsent += self._mailbox.send(phase, group, some, records, question.deadline_s)
+        return unsent
 
     def _failed(self, question: Question[Reply], node: int, failure: Failure, repeats: Repeats) -> None:
         if failure.final or not question.again_s:
@@ -195,18 +206,16 @@ class Exchange:
             repeats.add(node, failure.what)
             self._emit(SiteAskedAgain(question.round, failure.what))
 
-    def _read(
-        self, question: Question[Reply], member: Member, answer: Answer, bytes_down: int
-    ) -> Received[Reply] | Failure:
+    def _read(self, question: Question[Reply], member: Member, answer: Answer) -> Received[Reply] | Failure:
         content, site, phase = answer.content, member.site, answer.phase
         if isinstance(content, Unusable):
             return Failure(SetAside(site, phase, content.reason, content.remedy), final=False)
         if isinstance(content, Error):
             told = read_error(content, site, phase)
-            return Failure(SetAside(site, phase, told.reason, told.remedy), told.final)
+            return Failure(SetAside(site, phase, told.reason, told.remedy), told.final, told.lacks_base)
         try:
             reply = question.read(content, member.ready)
         except ReplyError as error:  # the same question would get the same reply
             return Failure(set_aside(site, phase, error), final=True)
         self._emit(SiteReplied(phase, question.round, site, answer.seconds))
-        return Received(reply, answer.seconds, bytes_down, message_bytes(content))
+        return Received(reply, answer.seconds, question.delivery.bytes_down(site), message_bytes(content))

@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from client.exchange.settings import PLAIN, named_exchange
 from client.privacy.settings import PrivacySettings
 from segformer3d.errors import ConfigurationError
 from segformer3d.settings import TrainingSettings
 from segformer3d.tasks import Task, task_from_json
+from server.strategies.strategy import Strategy, check_private, strategy_from_json
 
 _WHOLE = (
     ("rounds", 1, 100_000),
@@ -42,6 +44,8 @@ class FederationSettings:
         training: how a site trains.
         privacy: what differential privacy the run has, or None. A private run has group norm, `privacy.local_steps`
             instead of `local_epochs`, and nothing is measured at the sites.
+        strategy: how sites train and updates become the next model.
+        exchange: how updates and models travel, by a name of `client.exchange.settings`.
 
     Raises:
         ConfigurationError: a value breaks its rule.
@@ -58,14 +62,19 @@ class FederationSettings:
     pace: float = 4.0
     training: TrainingSettings = field(default_factory=TrainingSettings)
     privacy: PrivacySettings | None = None
+    strategy: Strategy = field(default_factory=Strategy)
+    exchange: str = PLAIN
 
     def __post_init__(self) -> None:
+        named_exchange(self.exchange)
         if self.privacy is not None and self.task.model.norm == "batch":
             raise ConfigurationError(
                 'batch norm makes patients depend on each other, so a private run cannot have it; say norm = "group"'
             )
         if not isinstance(self.task, Task) or not isinstance(self.training, TrainingSettings):
             raise ConfigurationError("a federation takes a Task as its task and TrainingSettings as its training")
+        if not isinstance(self.strategy, Strategy):
+            raise ConfigurationError("a federation takes a Strategy as its strategy")
         for name, low, high in _WHOLE:
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
@@ -80,12 +89,20 @@ class FederationSettings:
 
         if type(self.pace) not in (int, float) or not (self.pace == 0 or 1 <= self.pace <= 1000):
             raise ConfigurationError(f"{_PACE} must be 0 or in [1, 1000], got {self.pace!r}")
+        if self.privacy is not None:
+            check_private(self.strategy)
+        if self.minimum_sites < self.strategy.fewest_sites:
+            raise ConfigurationError(
+                f"the strategy {self.strategy.name} needs {self.strategy.fewest_sites} good replies a round, so "
+                f"minimum_sites must be {self.strategy.fewest_sites} or more, got {self.minimum_sites}"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """The settings as plain JSON values; `from_json` is its inverse."""
         plain = {item.name: getattr(self, item.name) for item in fields(self)}
         privacy = None if self.privacy is None else self.privacy.to_json()
-        return plain | {"task": self.task.to_json(), "training": self.training.to_json(), "privacy": privacy}
+        tables = {"task": self.task.to_json(), "training": self.training.to_json()}
+        return plain | tables | {"privacy": privacy, "strategy": self.strategy.to_json()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "FederationSettings":
@@ -102,7 +119,8 @@ class FederationSettings:
             raise ConfigurationError("a federation needs the settings of its task, training and privacy as tables")
         training = TrainingSettings.from_json(values.get("training", {}))
         privacy = None if values.get("privacy") is None else PrivacySettings.from_json(values["privacy"])
-        read = {"task": task_from_json(values["task"]), "training": training, "privacy": privacy}
+        strategy = strategy_from_json(values.get("strategy", "fedavg"))
+        read = {"task": task_from_json(values["task"]), "training": training, "privacy": privacy, "strategy": strategy}
         return cls(**{**values, **read})
 
     def fingerprint(self) -> dict[str, Any]:

@@ -10,10 +10,11 @@ SHORTEST_AGAIN_S = 2.0
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a site's answer is not used, and whether the same question would get the same."""
+    """Why an answer is not used, whether the same question would get the same, or a whole model would do."""
 
     what: SetAside
     final: bool
+    lacks_base: bool = False
 
 
 class Repeats:

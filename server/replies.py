@@ -28,6 +28,7 @@ ABSOLUTE_FACTOR, ABSOLUTE_FLOOR = 10.0, 10.0
 # And this many times as long as the median of the other sites' updates, where there are two or more others. A site with
 # a hundred times as many cases takes a hundred times as many steps and is no outlier.
 RELATIVE_FACTOR = 100.0
+MOST_CONTROL = 1e7  # ten times the largest norm that gradients may be clipped to
 MOST_MEAN, MOST_VARIANCE, MOST_BATCHES = 1e6, 1e12, 10**12
 
 # Counts of a site's data and the least that they may be, and counts of its work.
@@ -119,6 +120,7 @@ def check_train(reply: TrainReply, ready: PrepareReply, request: TrainRequest, l
     _check_validation(reply.validation, ready, request.task)
     check_layout(reply.update, request.weights)
     _check_values(reply)
+    _check_control(reply.control, request.control)
     _check_norm(reply.update_norm, longest)
 
 
@@ -238,6 +240,18 @@ _BUFFER_RANGES: tuple[tuple[str, float, float], ...] = (
     (VARIANCE, 0.0, MOST_VARIANCE),
     (COUNTER, 0, MOST_BATCHES),
 )
+
+
+def _check_control(change: Weights | None, control: Weights | None) -> None:
+    """SCAFFOLD's: there when it was asked for, finite, and no longer than gradients that were clipped can make it."""
+    if (change is None) != (control is None):
+        told = "lacks" if change is None else "has"
+        raise UnfitReplyError(f"its reply {told} control variates, and the strategy says otherwise", SAME_VERSION)
+    if change is None or control is None:
+        return
+    check_layout(change, control)
+    if not parameter_norm(change) <= MOST_CONTROL:
+        raise UnfitReplyError(f"its control variates have a norm above {MOST_CONTROL:g}, or none", _TRAINING_BROKE)
 
 
 def _check_norm(norm: float, longest: float) -> None:

@@ -16,12 +16,14 @@ from pathlib import Path
 from flwr.serverapp import Grid
 
 from client.contract import EVALUATE, TRAIN, EvaluateReply, EvaluateRequest, PrepareRequest, TrainReply, TrainRequest
+from client.exchange.settings import named_exchange
 from client.weights import Weights
 from segformer3d.checkpoint import save_weights
 from segformer3d.errors import FederationError
 from segformer3d.files import write_json
 from segformer3d.training import ValidationReport
-from server.aggregation import Diagnostics, apply, init
+from server.aggregation import CONTROL, AggregationState, Diagnostics, apply, final_weights, init
+from server.downlink import Delivery, NextModel, next_model
 from server.exchange import Exchange, Question, Received, read_evaluate, read_train
 from server.federation import FederationSettings
 from server.mailbox import Audit, Mailbox
@@ -48,6 +50,7 @@ from server.roster import Member, Roster
 from server.run_folder import newest_state
 from server.state import Best, ServerState, check_resumable, read_state, write_state
 
+_OF_STRATEGY = "strategy/"  # what a strategy remembers, in the state's memory
 BEST_FILE, LAST_FILE, RESULT_FILE = "best.safetensors", "last.safetensors", "result.json"
 
 
@@ -93,6 +96,7 @@ class Federation:
             settings.again_s,
         )
         self._pace = Pace(settings.pace, state.history)
+        self._holds: dict[str, str] = {}  # digests of the models that sites hold since they answered
         self._exchange = Exchange(mailbox, self._roster, self._put_aside, on_event)
 
     def run(self) -> RunRecord:
@@ -128,15 +132,19 @@ class Federation:
         began = time.perf_counter()
         number = self._state.round + 1
         self._emit(RoundStarted(number, self._settings.rounds, tuple(member.site for member in members)))
-        received = self._exchange.ask(self._train_question(number), members)
+        model = self._next_model()
+        received = self._exchange.ask(self._train_question(number, model, members), members)
         for item in received:
             self._pace.note(item.reply.site, item.seconds)
+            self._holds[item.reply.site] = model.digest
         kept = self._keep(number, received)
         measured = self._measured({item.reply.site: item.reply.validation for item in kept})
         with ThreadPoolExecutor(1) as beside:  # the sites wait for both
-            saved = beside.submit(self._keep_best, measured)
+            saved = beside.submit(self._keep_best, measured, self._state.weights)
             averaging = time.perf_counter()
-            averaged, diagnostics = apply(init(self._state.weights), [item.reply for item in kept])
+            averaged, diagnostics = apply(
+                self._aggregation(), [item.reply for item in kept], self._settings.strategy, len(members)
+            )
             seconds = time.perf_counter() - averaging
             best = saved.result()
         record = RoundRecord(
@@ -149,7 +157,7 @@ class Federation:
             sites=tuple(_site_record(item, diagnostics) for item in kept),
             set_aside=tuple(self._set_aside),
         )
-        self._complete(record, averaged.weights, best)
+        self._complete(record, averaged, best, model.memory)
 
     def _keep(self, number: int, received: list[Received[TrainReply]]) -> list[Received[TrainReply]]:
         """Without outliers, and enough of them."""
@@ -165,29 +173,51 @@ class Federation:
         sites = {reply.site for reply in kept}
         return [item for item in received if item.reply.site in sites]
 
-    def _complete(self, record: RoundRecord, weights: Weights, best: Best | None) -> None:
+    def _aggregation(self) -> AggregationState:
+        """The strategy's part of the state."""
+        fresh, memory = init(self._state.weights, self._settings.strategy), self._state.memory
+        kept = {n.removeprefix(_OF_STRATEGY): part for n, part in memory.items() if n.startswith(_OF_STRATEGY)}
+        return replace(fresh, memory={**fresh.memory, **kept})
+
+    def _complete(
+        self, record: RoundRecord, averaged: AggregationState, best: Best | None, held: Mapping[str, Weights]
+    ) -> None:
         """The state first: `rounds.jsonl` can be written again from it."""
-        history = (*self._state.history, plain(record))
-        self._state = replace(self._state, round=record.round, weights=weights, best=best, history=history)
+        self._state = replace(
+            self._state,
+            round=record.round,
+            weights=averaged.weights,
+            best=best,
+            history=(*self._state.history, plain(record)),
+            memory={**held, **{_OF_STRATEGY + name: part for name, part in averaged.memory.items()}},
+        )
         write_state(self._folder, self._state)
-        append_round(self._folder, history[-1])
+        append_round(self._folder, self._state.history[-1])
         self._set_aside.clear()
         self._emit(RoundFinished(record))
 
     def _finish(self) -> RunRecord:
         """Save the final model, have it measured by whoever is still there, and close the books."""
-        self._save_model(LAST_FILE, None)
+        last = final_weights(self._aggregation())
+        self._save_model(LAST_FILE, last, None)
         private = self._settings.privacy is not None  # nothing pays for what a measurement would say
-        received = [] if private else self._exchange.ask(self._evaluate_question(), self._roster.online())
+        members = () if private else self._roster.online()
+        received = self._exchange.ask(self._evaluate_question(last, members), members) if members else []
         reports = {item.reply.site: item.reply.validation for item in received}
         final = self._measured(reports)
-        best = self._keep_best(final)
+        best = self._keep_best(final, last)
         record = RunRecord(self._state.run, self._state.round, final, best, reports, tuple(self._set_aside))
         write_json(self._folder / RESULT_FILE, plain(record))
         self._emit(RunFinished(record))
         return record
 
-    def _train_question(self, number: int) -> Question[TrainReply]:
+    def _next_model(self) -> NextModel:
+        return next_model(self._state.weights, self._state.memory, named_exchange(self._settings.exchange))
+
+    def _holders(self, members: Sequence[Member]) -> dict[str, str]:
+        return {member.site: self._holds.get(member.site, member.ready.holds) for member in members}
+
+    def _train_question(self, number: int, model: NextModel, members: Sequence[Member]) -> Question[TrainReply]:
         settings, state = self._settings, self._state
         request = TrainRequest(
             state.run,
@@ -197,37 +227,41 @@ class Federation:
             settings.seed,
             settings.task,
             settings.training,
-            state.weights,
+            model.weights,
             settings.privacy,
+            settings.strategy.rule,
+            self._aggregation().memory.get(CONTROL),
+            named_exchange(settings.exchange),
         )
         longest = cache(partial(longest_update, state.weights))  # not worked out before the sites are at work
-        read = partial(read_train, request=request, longest=longest)
-        return Question(TRAIN, number, request.encode(), settings.round_deadline_s, self._pace, settings.again_s, read)
+        read = partial(read_train, request=request, digest=model.digest, longest=longest)
+        delivery = Delivery(model, request.encode, self._holders(members))
+        return Question(TRAIN, number, delivery, settings.round_deadline_s, self._pace, settings.again_s, read)
 
-    def _evaluate_question(self) -> Question[EvaluateReply]:
+    def _evaluate_question(self, last: Weights, members: Sequence[Member]) -> Question[EvaluateReply]:
         settings, state = self._settings, self._state
-        request = EvaluateRequest(state.run, state.round, settings.task, state.weights)
+        model = next_model(last, state.memory, named_exchange(settings.exchange))
+        request = EvaluateRequest(state.run, state.round, settings.task, model.weights, settings.strategy.rule)
         read = partial(read_evaluate, request=request)
-        return Question(
-            EVALUATE, state.round, request.encode(), settings.round_deadline_s, self._pace, settings.again_s, read
-        )
+        delivery = Delivery(model, request.encode, self._holders(members))
+        return Question(EVALUATE, state.round, delivery, settings.round_deadline_s, self._pace, settings.again_s, read)
 
     def _measured(self, reports: Mapping[str, ValidationReport]) -> Score:
         """What sites measured belongs to the model they were sent: that of the state, before this round's averaging."""
         return score(self._state.round, reports, len(self._settings.task.structures))
 
-    def _keep_best(self, measured: Score) -> Best | None:
-        """Save the state's model if it scored better than any before it."""
+    def _keep_best(self, measured: Score, weights: Weights) -> Best | None:
+        """Save the model that was measured if it scored better than any before it."""
         best = self._state.best
         if math.isnan(measured.mean_dice) or (best is not None and measured.mean_dice <= best.dice):
             return best
-        self._save_model(BEST_FILE, measured.mean_dice)
+        self._save_model(BEST_FILE, weights, measured.mean_dice)
         return Best(measured.round, measured.mean_dice)
 
-    def _save_model(self, name: str, dice: float | None) -> None:
+    def _save_model(self, name: str, weights: Weights, dice: float | None) -> None:
         state, task = self._state, self._settings.task
         notes = {"run": state.run, "round": state.round, "validation_dice": dice}
-        save_weights(self._folder / name, state.weights, task.model, task, notes)
+        save_weights(self._folder / name, weights, task.model, task, notes)
 
     def _put_aside(self, what: SetAside) -> None:
         self._set_aside.append(what)

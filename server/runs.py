@@ -19,6 +19,7 @@ from server.coordinator import Coordinator
 from server.federation import FederationSettings, model_settings
 from server.run_folder import SETTINGS_FILE
 from server.state import begin, write_state
+from server.strategies.strategy import strategy_from_json
 
 _PLAIN = (
     "rounds",
@@ -29,8 +30,10 @@ _PLAIN = (
     "prepare_deadline_s",
     "again_s",
     "pace",
+    "exchange",
 )
 _TABLES = ("training", "model", "grid", "privacy")
+_STRATEGY = "strategy"  # a name, or a table
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,8 @@ class FederationFile:
 def read_federation_file(path: Path) -> FederationFile:
     """A federation file.
 
-    It holds `task` (a name, or a TOML file beside it), a federation's settings, and the tables [training], [model],
-    [grid] and [privacy].
+    It holds `task` (a name, or a TOML file beside it), a federation's settings, `strategy` (a name, or a table with a
+    name and changes), and the tables [training], [model], [grid] and [privacy].
 
     Raises:
         ConfigurationError: it is missing, no TOML, or a value breaks its rule.
@@ -61,7 +64,7 @@ def read_federation_file(path: Path) -> FederationFile:
 
 
 def _federation(values: Mapping[str, Any], folder: Path) -> FederationSettings:
-    known = ("task", *_PLAIN, *_TABLES)
+    known = ("task", *_PLAIN, *_TABLES, _STRATEGY)
     for name in sorted(set(values) - set(known)):
         raise ConfigurationError(f"unknown setting {name!r}; known are {', '.join(known)}")
     for name in _TABLES:
@@ -74,7 +77,8 @@ def _federation(values: Mapping[str, Any], folder: Path) -> FederationSettings:
     task = adjust(named_task(values["task"], folder), model, values.get("grid", {}))
     training = TrainingSettings.from_json(values.get("training", {}))
     plain = {name: values[name] for name in _PLAIN if name in values}
-    return FederationSettings(task, training=training, privacy=privacy, **plain)
+    strategy = strategy_from_json(values.get(_STRATEGY, "fedavg"))
+    return FederationSettings(task, training=training, privacy=privacy, strategy=strategy, **plain)
 
 
 def new_run(coordinator: Coordinator, asked: FederationFile) -> str:

@@ -7,7 +7,7 @@ round that was under way.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from server.run_folder import round_of, state_path, states
 
 FORMAT = "segfed-state-1"
 KEPT = 2
-_DESCRIPTION = "segfed"
+_DESCRIPTION, _MEMORY = "segfed", "memory:"
 _FIELDS: Mapping[str, type] = {"run": str, "round": int, "fingerprint": dict, "history": list}
 
 
@@ -48,6 +48,7 @@ class ServerState:
         fingerprint: `FederationSettings.fingerprint()` of the run.
         best: the best model so far, once one was measured.
         history: the rounds' records as JSON values.
+        memory: what else is to be known in the next round, by who knows it: models or what is shaped like them.
     """
 
     run: str
@@ -56,6 +57,7 @@ class ServerState:
     fingerprint: Mapping[str, Any]
     best: Best | None = None
     history: tuple[Mapping[str, Any], ...] = ()
+    memory: Mapping[str, Weights] = field(default_factory=dict)
 
 
 def begin(run: str, settings: FederationSettings, weights: Weights) -> ServerState:
@@ -82,7 +84,8 @@ def write_state(folder: Path, state: ServerState) -> Path:
     described = {"format": FORMAT, **{name: getattr(state, name) for name in _FIELDS}, "best": best}
     earlier = [old for old in states(folder) if round_of(old) < state.round]
     superseded = earlier[0] if len(earlier) >= KEPT else None
-    write_tensors(path, state.weights, {_DESCRIPTION: json.dumps(described, allow_nan=False)}, superseded)
+    tensors = {**state.weights, **{f"{who}/{n}": v for who, values in state.memory.items() for n, v in values.items()}}
+    write_tensors(path, tensors, {_DESCRIPTION: json.dumps(described, allow_nan=False)}, superseded)
     for old in states(folder)[:-KEPT]:
         with storage_errors(old):
             old.unlink(missing_ok=True)
@@ -95,16 +98,26 @@ def read_state(path: Path) -> ServerState:
     Raises:
         CheckpointError: the file is missing, truncated, foreign, or says what cannot be.
     """
-    weights, values = _read(path)
+    tensors, values = _read(path)
     best = values.get("best")
     if any(type(values.get(name)) is not kind for name, kind in _FIELDS.items()) or values["round"] < 0:
         raise _unreadable(path, "its description is not what segfed writes")
     if best is not None and not (isinstance(best, list) and [type(value) for value in best] == [int, float]):
         raise _unreadable(path, "its description is not what segfed writes")
-    if not all(np.isfinite(value).all() for value in weights.values()):
+    if not all(np.isfinite(value).all() for value in tensors.values()):
         raise _unreadable(path, "its weights are not finite")
     fields = {**{name: values[name] for name in _FIELDS}, "history": tuple(values["history"])}
-    return ServerState(**fields, weights=weights, best=None if best is None else Best(*best))
+    weights, memory = _parted(tensors)
+    return ServerState(**fields, weights=weights, best=None if best is None else Best(*best), memory=memory)
+
+
+def _parted(tensors: Weights) -> tuple[Weights, Mapping[str, Weights]]:
+    """The model, whose names have no slash, and what is remembered beside it."""
+    parts: dict[str, dict[str, Any]] = {"": {}}
+    for name, value in tensors.items():
+        who, _, own = name.rpartition("/")
+        parts.setdefault(who, {})[own] = value
+    return parts.pop(""), parts
 
 
 def check_resumable(state: ServerState, settings: FederationSettings) -> None:
@@ -142,6 +155,20 @@ def _read(path: Path) -> tuple[Weights, dict[str, Any]]:
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no server state of segfed; point to the run folder that a run has written")
     return weights, values
+
+
+def _flat(memory: Mapping[str, Weights]) -> Weights:
+    """memory:PART:NAME, which no entry of a model is called."""
+    return {f"{_MEMORY}{part}:{name}": value for part, kept in memory.items() for name, value in kept.items()}
+
+
+def _parts_of(tensors: Weights) -> Mapping[str, Weights]:
+    parts: dict[str, dict[str, Any]] = {}
+    for name, value in tensors.items():
+        if name.startswith(_MEMORY):
+            part, _, own = name.removeprefix(_MEMORY).partition(":")
+            parts.setdefault(part, {})[own] = value
+    return parts
 
 
 def _unreadable(path: Path, reason: str) -> CheckpointError:

@@ -9,7 +9,7 @@ from typing import Any
 
 from flwr.app import Error, RecordDict
 
-from client.contract import digest_of
+from client.records import digest_of
 from client.weights import printable
 from segformer3d.audit import append_record
 from server.mailbox import Unusable

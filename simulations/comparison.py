@@ -36,7 +36,7 @@ from segformer3d.statistics import MINIMUM_COUNT, Summary
 from segformer3d.tasks import Task, task_from_json
 from simulations.gains import ALONE, MATRIX_SITES, CrossSite, Way, cross_site, gains_of
 
-FEDERATED, POOLED = "federated", "pooled"
+FEDERATED, POOLED, PERSONAL = "federated", "pooled", "personal"
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Rival:
     """A model of the comparison.
 
     Attributes:
-        name: "federated", "pooled", or the site that it is alone at.
-        kind: "federated", "pooled" or "alone".
+        name: "federated", "pooled", the site that it is alone at, or "personal" and the site whose model it is.
+        kind: "federated", "pooled", "alone" or "personal".
         folders: the site folders that it is trained on.
         out: where what belongs to it is written.
         measured_at: the site folders on whose own cases it is measured.
@@ -92,7 +92,9 @@ class Compared:
     def ways(self) -> Mapping[str, Way]:
         """The same by way of training: the models of single sites together are one way, each at its own site."""
         own = {site: scores[site] for site, scores in self.sites.items() if site in scores}
-        return {ALONE: own, **{way: self.sites[way] for way in (FEDERATED, POOLED) if way in self.sites}}
+        theirs = {site: self.sites[f"{PERSONAL} {site}"][site] for site in own if f"{PERSONAL} {site}" in self.sites}
+        everyones = {way: self.sites[way] for way in (FEDERATED, POOLED) if way in self.sites}
+        return {ALONE: own, **everyones, **({PERSONAL: theirs} if theirs else {})}
 
 
 def rivals_of(sites: Sequence[Path], out: Path, federated: Path, *, kept: bool) -> tuple[Rival, ...]:
@@ -114,6 +116,14 @@ def rivals_of(sites: Sequence[Path], out: Path, federated: Path, *, kept: bool) 
     pooled = Rival(POOLED, POOLED, tuple(sites), out / POOLED, everywhere)
     own = Rival(FEDERATED, FEDERATED, tuple(sites), out / FEDERATED, everywhere, federated)
     return (pooled, *alone, *((own,) if kept else ()))
+
+
+def personal_rivals(sites: Sequence[Path], models: Sequence[Path], out: Path) -> tuple[Rival, ...]:
+    """The model of each site's own that a strategy has left there, measured at its site."""
+    return tuple(
+        Rival(f"{PERSONAL} {site.name}", PERSONAL, (site,), out / f"{PERSONAL}-{site.name}", (site,), model)
+        for site, model in zip(sites, models, strict=True)
+    )
 
 
 def compare_rivals(rivals: Sequence[Rival], budget: Budget, at_once: int) -> Compared:

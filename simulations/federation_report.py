@@ -55,6 +55,11 @@ class Finished:
     compared: Compared | None
 
 
+def _strategy(summary: Mapping[str, Any]) -> str:
+    norms = summary["norms"]
+    return f"{summary['strategy']}" + (f"; norms: {norms}" if norms else "")
+
+
 def write_federation_report(folder: Path, run: Finished) -> Path:
     """Write the report into the run folder, and return its page's path.
 
@@ -230,6 +235,7 @@ def _method(run: Finished, date: str) -> Section:
     facts = (
         ("task", f"{run.task.name}: {', '.join(s.name for s in run.task.structures)}"),
         ("sites", _sites_line(summary)),
+        ("strategy", _strategy(summary)),
         ("work", f"{counted(summary['rounds'], 'round')} of {counted(summary['local_epochs'], 'local epoch')}"),
         ("protocol", f"{run.evaluation.protocol.name}: {run.evaluation.protocol.sentence}"),
         ("engine", str(summary["engine"])),

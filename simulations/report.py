@@ -85,6 +85,10 @@ class Journal:
         return max(0.0, 1 - computing / self._seconds)
 
 
+# FedBN: each site has norms of its own; the file that everyone gets has none of a single site's.
+NORMS_KEPT = "each site measures with its own; the model, and its scores on held-out cases, have their mean"
+
+
 def makespan(at_once: int, seconds: Sequence[float]) -> float:
     """How long sites take on `at_once` cores, each in turn on the core that is free first."""
     free = [0.0] * at_once
@@ -139,7 +143,10 @@ def summarise_run(
         "local_epochs": settings.local_epochs,
         "partition": settings.dealt,
         "scenario": settings.scenario,
+        "strategy": settings.strategy.name,
+        "norms": NORMS_KEPT if settings.strategy.rule.local_norms else None,
         "engine": settings.engine,
+        "exchange": settings.exchange,
         "seed": settings.seed,
         "cases": measured["cases"],
         "set_aside": measured["set_aside"],
@@ -152,6 +159,8 @@ def summarise_run(
         "bytes_up": _mean([site["bytes_up"] for site in sites]),
         "bytes_down": _mean([site["bytes_down"] for site in sites]),
         "bytes_are": "mean size of one message of one site in one round",
+        "all_bytes_up": sum(site["bytes_up"] for site in sites),
+        "all_bytes_down": sum(site["bytes_down"] for site in sites),
         "weights_sha256": weights_sha256(read_weights(folder / LAST_FILE)[0]),
         "model": LAST_FILE,
         "compared": {

@@ -4,10 +4,8 @@
 which is skipped where its result is already there.
 """
 
-import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -20,24 +18,22 @@ from client.weights import weights_of
 from segformer3d.allocator import keep_freed_memory
 from segformer3d.cases import find_cases
 from segformer3d.checkpoint import load
-from segformer3d.errors import CheckpointError, ConfigurationError, DataError
+from segformer3d.errors import ConfigurationError
 from segformer3d.evaluation import evaluate
 from segformer3d.files import write_json, write_whole
 from segformer3d.fit import initial_model
 from segformer3d.inference import choose_device
-from segformer3d.patients import patient_of
 from segformer3d.report.evaluation_report import Circumstances, write_evaluation_report
 from segformer3d.results import Evaluation
 from segformer3d.score_tables import print_table
-from segformer3d.tasks import Task, task_from_json
+from segformer3d.tasks import Task
 from segformer3d.terminal import make_console, plain_duration, progress_bar
 from server.app import make_server_app
-from server.federation import FederationSettings
 from server.records import Event
 from server.rounds import LAST_FILE
 from server.run_folder import newest_state
 from server.state import ServerState, begin, check_resumable, read_state
-from simulations.comparison import Budget, Compared, compare_rivals, print_comparison, rivals_of
+from simulations.comparison import print_comparison
 from simulations.display import FederationDisplay
 from simulations.engines import ClientSource, EngineSettings, run_federation
 from simulations.federation_report import Finished, write_federation_report
@@ -45,57 +41,15 @@ from simulations.gains import gains_of, print_gains
 from simulations.partitions import write_partition
 from simulations.phantoms import write_phantom_federation
 from simulations.report import Journal, add_audit, audit_line, write_summary
+from simulations.run_folder import RUN_FILE, SITES, WORK, Run, read_run
+from simulations.run_rivals import compare_run
 from simulations.scenarios import get_scenario
 from simulations.settings import SimulationSettings, cores
-from simulations.site_folders import FederationFolders
 
-RUN_FILE, ENGINE_LOG = "run.json", "engine.log"
-SITES, WORK, RIVALS, EVALUATION = "sites", "work", "compared", "evaluation"
+ENGINE_LOG, EVALUATION = "engine.log", "evaluation"
 # The built-in federation: small enough for a laptop's patience, large enough that it learns.
 PHANTOMS_PER_SITE, PHANTOMS_HELD_OUT = 9, 8
 AUDIT_CANARIES = 300  # seconds; `segfed privacy audit` takes more
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run folder and what it was asked to do."""
-
-    folder: Path
-    name: str
-    settings: SimulationSettings
-    task: Task
-    threads: int
-
-    @property
-    def sites(self) -> FederationFolders:
-        """Where the sites' data lies."""
-        base = self.folder / SITES
-        return FederationFolders(
-            tuple(base / f"site-{number}" for number in range(1, self.settings.sites + 1)), base / "held-out"
-        )
-
-    @property
-    def federation(self) -> FederationSettings:
-        """What the coordinator is told."""
-        asked = self.settings
-        return FederationSettings(
-            self.task,
-            rounds=asked.rounds,
-            local_epochs=asked.local_epochs,
-            seed=asked.seed,
-            minimum_sites=asked.needed_sites,
-            round_deadline_s=asked.round_deadline,
-            prepare_deadline_s=asked.round_deadline,
-            again_s=0,  # on one machine the same message fails again
-            pace=0,
-            training=asked.training,
-            privacy=asked.privacy_of(self._fewest_patients() if asked.epsilon is not None else None),
-        )
-
-    def _fewest_patients(self) -> int:
-        """The smallest site's; it is public, since the cases were dealt out here."""
-        pattern = self.settings.patient_pattern
-        return min(len({patient_of(case, pattern) for case in find_cases(site)}) for site in self.sites.sites)
 
 
 def start_simulation(settings: SimulationSettings, out: Path | None) -> Path:
@@ -126,16 +80,7 @@ def resume_simulation(folder: Path) -> Path:
         SegfedError: the folder is no run folder, or was made by another version or architecture.
         KeyboardInterrupt: with a hint how to go on.
     """
-    path = folder / RUN_FILE
-    try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-        settings = SimulationSettings.from_json({**described["settings"], "parallel": described["parallel"]})
-        run = Run(folder, described["run"], settings, task_from_json(described["task"]), described["threads"])
-    except OSError as error:
-        raise DataError(f"{folder} is no run folder: {RUN_FILE} cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged or of another version ({error}); start a new run") from error
-    return _play(run)
+    return _play(read_run(folder))
 
 
 def _play(run: Run) -> Path:
@@ -146,7 +91,7 @@ def _play(run: Run) -> Path:
         _lay_out_sites(console, run)
         journal = _federate(console, run)
         evaluation = _measure(console, run)
-        compared = _compare(console, run) if run.settings.compare else None
+        compared = compare_run(console, run) if run.settings.compare else None
     except KeyboardInterrupt:
         hint = f"nothing that was finished is lost; go on with: segfed simulate --resume {run.folder}"
         raise KeyboardInterrupt(hint) from None
@@ -283,23 +228,3 @@ def _measure(console: Console, run: Run) -> Evaluation:
     about = Circumstances.now(model, held_out, str(device), mirrored=run.task.mirror, seed=seed)
     write_evaluation_report(found, run.task, about, out)
     return found
-
-
-def _compare(console: Console, run: Run) -> Compared:
-    asked = run.settings
-    budget = Budget(
-        run.task,
-        asked.training,
-        asked.rounds,
-        asked.local_epochs,
-        asked.seed,
-        asked.device,
-        run.threads,
-        run.sites.held_out.resolve(),
-        (run.folder / WORK).resolve(),
-    )
-    # In a private run the sites train on all of their cases: none is left to ask what they gained.
-    kept = asked.epsilon is None
-    rivals = rivals_of(run.sites.sites, run.folder / RIVALS, run.folder / LAST_FILE, kept=kept)
-    with console.status(f"training {asked.sites + 1} models to compare with: pooled, and each site alone"):
-        return compare_rivals(rivals, budget, asked.at_once)

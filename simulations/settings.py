@@ -6,12 +6,14 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from client.exchange.settings import PLAIN, named_exchange
 from client.privacy.settings import PrivacySettings
 from segformer3d.errors import ConfigurationError
 from segformer3d.patients import check_pattern
 from segformer3d.settings import TrainingSettings
 from segformer3d.tasks import Task, adjust, choose_task
 from server.federation import model_settings
+from server.strategies.strategy import Strategy, check_private, strategy_from_json
 from simulations.partitions import PARTITIONS
 from simulations.scenarios import Scenario, get_scenario
 
@@ -36,7 +38,8 @@ class SimulationSettings:
         held_out: share of the cases that no site gets, in (0, 1); the final model is measured on them.
         leave_out_published: whether cases that the task's published protocol holds out are used nowhere; else they are
             what is held out, if all are there.
-        minimum_sites: a round needs this many good replies; None asks for more than half of the sites.
+        minimum_sites: a round needs this many good replies; None asks for more than half of the sites, and for as many
+            as the strategy needs.
         round_deadline: seconds after which a round closes with the replies that are there.
         parallel: sites that compute at the same time; None takes the cores of this machine.
         device: "auto", "cpu", "cuda" or "cuda:N".
@@ -45,11 +48,13 @@ class SimulationSettings:
         patient_pattern: what of a case's name is the patient, a regular expression, where patients have several cases
             and the dataset does not say whose they are; all cases of a patient go to one site.
         start: a model file whose weights the run begins with; None begins with random ones.
+        exchange: how updates and models travel: "fp32" (as they are) or one of `client.exchange.settings.EXCHANGES`.
         compare: also train every site alone and all data pooled, with the same budget of samples.
         training: settings of local training.
         model: changes to the task's model, by the names of `ModelConfig`.
         grid: changes to the task itself (`patch`, `spacing`, `intensity`, `flip_axes`).
         privacy: more settings of privacy, by the names of `PrivacySettings`.
+        strategy: how sites train and updates become the next model.
 
     Raises:
         ConfigurationError: a value breaks its rule.
@@ -74,11 +79,13 @@ class SimulationSettings:
     delta: float | None = None
     patient_pattern: str | None = None
     start: Path | None = None
+    exchange: str = PLAIN
     compare: bool = False
     training: TrainingSettings = field(default_factory=TrainingSettings)
     model: Mapping[str, Any] = field(default_factory=dict)
     grid: Mapping[str, Any] = field(default_factory=dict)
     privacy: Mapping[str, Any] = field(default_factory=dict)
+    strategy: Strategy = field(default_factory=Strategy)
 
     def __post_init__(self) -> None:
         for name, low, high in _WHOLE:
@@ -104,13 +111,26 @@ class SimulationSettings:
             )
         if self.epsilon is None and (self.delta is not None or self.privacy):
             raise ConfigurationError("settings of privacy need an --epsilon: what the run may cost each patient")
-        self.privacy_of(None)
+        self._check_strategy(private=self.privacy_of(None) is not None)
+        named_exchange(self.exchange)
         if self.patient_pattern is not None:
             check_pattern(self.patient_pattern)
+
+    def _check_strategy(self, *, private: bool) -> None:
+        if self.sites < self.strategy.fewest_sites:
+            raise ConfigurationError(
+                f"the strategy {self.strategy.name} needs {self.strategy.fewest_sites} sites, got --sites {self.sites}"
+            )
+        if private:
+            check_private(self.strategy)
 
     def _check_scenario(self, scenario: Scenario) -> None:
         if self.partition != "iid":
             raise ConfigurationError(f"--scenario {self.scenario} says how cases are dealt; leave --partition out")
+        if scenario.attack is not None and not named_exchange(self.exchange).plain:
+            raise ConfigurationError(
+                f"--scenario {self.scenario} falsifies updates as they are; leave --exchange {self.exchange} out"
+            )
         if self.data is None and scenario.partition != "iid":
             raise ConfigurationError(f"--scenario {self.scenario} deals the cases of a dataset; name it with --data")
         if self.sites < scenario.fewest_sites:
@@ -126,7 +146,8 @@ class SimulationSettings:
     @property
     def needed_sites(self) -> int:
         """How many good replies a round needs."""
-        return self.minimum_sites if self.minimum_sites is not None else self.sites // 2 + 1
+        usual = max(self.sites // 2 + 1, self.strategy.fewest_sites)
+        return self.minimum_sites if self.minimum_sites is not None else usual
 
     @property
     def at_once(self) -> int:
@@ -172,6 +193,8 @@ class SimulationSettings:
         for name in ("training", "model", "grid", "privacy"):
             if not isinstance(plain.get(name, {}), Mapping):
                 raise ConfigurationError(f"{name} must be a table of settings, got {plain[name]!r}")
+        if "strategy" in plain:
+            plain["strategy"] = strategy_from_json(plain["strategy"])
         if "training" in plain:
             plain["training"] = TrainingSettings.from_json(plain["training"])
         for name in ("data", "start"):

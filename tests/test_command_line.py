@@ -159,6 +159,8 @@ def test_a_federation_leaves_a_whole_run_folder(finished):
     assert 0 <= told["overhead_share"] <= 1
     assert told["bytes_up"] > 0
     assert told["bytes_down"] > 0
+    assert told["all_bytes_up"] == pytest.approx(2 * 3 * told["bytes_up"])
+    assert told["all_bytes_down"] == pytest.approx(2 * 3 * told["bytes_down"])
     assert load(finished / told["model"]).config.embed_dims == (8, 16)
     listed = re.findall(r"^\| ([^|]+) \|", (finished / "README.md").read_text(), re.M)
     names = [name for cell in listed for name in re.findall(r"`([^`]+)`", cell)]

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from segformer3d.checkpoint import load_task, save
+from segformer3d.commands import load_model
 from segformer3d.held_out import held_out_of
 from segformer3d.model import build
 from segformer3d.tasks import adjust, get_task
@@ -166,6 +167,9 @@ def test_a_model_of_one_brats_is_measured_on_the_labels_of_another(tmp_path: Pat
         "--out",
         tmp_path / "out",
     ]
+    _, task = load_model(tmp_path / "model.safetensors", "brats2023")
+    assert task.label_values == get_task("brats2023").label_values
+    assert (task.patch, task.model) == (older.patch, older.model), "windows are those that the model was trained with"
     assert "named as those of task brats2023, whose label values mean other things" in one_line(run(*asked, code=1))
     run(*asked, "--task", "brats2023")
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["cases"] == 1

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 
 import torch
 
-from client.contract import PrepareReply, PrepareRequest, TrainReply, TrainRequest, digest_of
+from client.contract import PrepareReply, PrepareRequest, TrainReply, TrainRequest
+from client.exchange.at_site import send_update
 from client.limits import RefusalError
-from client.moments import forget_old_moments, moments_after, moments_before, superseded_moments
 from client.privacy.accounting import Event, spent
 from client.privacy.cohort import Cohort, Member
 from client.privacy.ledger import BudgetError, Ledger
@@ -15,6 +15,8 @@ from client.privacy.promise import Promise, make_promise
 from client.privacy.release import no_validation, public_preparation, public_training
 from client.privacy.settings import PrivacySettings
 from client.privacy.training import train_private
+from client.records import digest_of
+from client.round_files import OPTIMIZER, RoundFiles
 from client.site import SiteSettings
 from client.site_log import write_log
 from client.trail import TRAIL
@@ -80,6 +82,8 @@ def train_private_site(
     patients = patients_of(data.train, site.patient_pattern)
     promise = _promise(site, privacy, request.task, request.rounds, len(patients))
     folder = site.work / request.run
+    moments = RoundFiles(folder, OPTIMIZER)
+    part = Part(request.round - 1, request.rounds, request.local_epochs, request.seed, site.name)
     with _ledger(site, patients) as ledger:
         event = promise.event(privacy.local_steps)
         ledger.charge(request.run, request.round, event, question, site.limits.epsilon, site.limits.delta)
@@ -91,24 +95,29 @@ def train_private_site(
             request.training,
             privacy,
             promise,
-            Part(request.round - 1, request.rounds, request.local_epochs, request.seed, site.name),
+            part,
             device=device,
-            optimizer_from=moments_before(folder, request.round),
-            optimizer_to=moments_after(folder, request.round),
-            optimizer_over=superseded_moments(folder),
+            optimizer_from=moments.before(request.round),
+            optimizer_to=moments.after(request.round),
+            optimizer_over=moments.superseded(),
         )
         promise = promise.having_spent(spent(_of_run(ledger, request.run), promise.delta))
+        # The update is private by now: whatever is made of it, such as fewer bytes, costs nobody anything.
+        update, payload = send_update(
+            folder, part, request.exchange, request.weights, update_of(model, request.weights)
+        )
         reply = TrainReply(
             site.name,
             request.run,
             request.round,
-            update_of(model, request.weights),
+            update,
             public_training(privacy, promise),
             no_validation(request.task),
             promise,
+            payload=payload,
         )
         ledger.note_release(request.run, request.round, digest_of(reply.encode()))
-    forget_old_moments(folder)
+    moments.forget_old()
     write_log(
         site.work,
         f"run {request.run}: private round {request.round} of {request.rounds} done, loss {done.loss:.4f}, "

@@ -22,6 +22,7 @@ from client.privacy.mechanism import PatientGradients
 from client.privacy.noise import Noise, SecureNoise, SeededNoise
 from client.privacy.promise import Promise
 from client.privacy.settings import PrivacySettings
+from client.strategies.proximal import proximal_pull
 from segformer3d.errors import ConfigurationError
 from segformer3d.lacks import Groups, known_groups
 from segformer3d.losses import known_loss, make_loss, targets
@@ -31,12 +32,11 @@ from segformer3d.patches import sample_patch
 from segformer3d.patients import Patient
 from segformer3d.settings import TrainingSettings
 from segformer3d.tasks import Task
-from segformer3d.training import Part, learning_rate, loss_of, set_rate
+from segformer3d.training import Adjust, Part, learning_rate, loss_of, set_rate
 
 MOMENTUM = 0.9
 # Leaves one patient's gradient in the parameters' `grad` and returns the loss, given the number of the step.
 Unit = Callable[[int], float]
-Pull = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def train_private(
             quantile=privacy.quantile,
         )
         units = [patient_unit(model, p, task, settings, privacy, part, device) for p in patients]
-        pull = _pull(parameters, privacy.proximal)
+        pull = proximal_pull(parameters, privacy.proximal) if privacy.proximal else None
         losses: list[float] = []
         first, steps = part.index * privacy.local_steps, part.parts * privacy.local_steps
         for step in range(privacy.local_steps):
@@ -123,7 +123,7 @@ def private_step(
     rate: float,
     optimizer: torch.optim.Optimizer,
     step: int,
-    pull: Pull | None = None,
+    pull: Adjust | None = None,
 ) -> list[float]:
     """One step: draw patients, add each one's gradient, release, move. Returns their losses, which must not leave."""
     losses = []
@@ -211,17 +211,3 @@ def _optimizer(
 
 def _noise(privacy: PrivacySettings, part: Part) -> Noise:
     return SecureNoise() if privacy.noise == "secure" else SeededNoise(part.random_key())
-
-
-def _pull(parameters: Sequence[nn.Parameter], strength: float) -> Pull | None:
-    """The gradient of strength / 2 · |w - w0|², w0 being the weights now."""
-    if not strength:
-        return None
-    before = [parameter.detach().clone() for parameter in parameters]
-
-    def pull() -> None:
-        for parameter, origin in zip(parameters, before, strict=True):
-            if parameter.grad is not None:
-                parameter.grad.add_(parameter.detach() - origin, alpha=strength)
-
-    return pull

@@ -23,7 +23,8 @@ import numpy as np
 from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
 
-from client.contract import ARRAYS, CONFIG, TRAIN, TrainReply
+from client.contract import ARRAYS, TRAIN, TrainReply
+from client.envelope import CONFIG
 from client.records import record_of
 from client.weights import Weights, is_buffer, parameter_norm
 from segformer3d.task import Task

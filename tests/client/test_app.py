@@ -167,7 +167,7 @@ def test_a_coordinator_of_another_version_is_told(site: SiteSettings) -> None:
     record = message.content["config"]
     assert isinstance(record, ConfigRecord)
     record["contract"] = 1
-    assert "the coordinator speaks version 1 of the message contract, and this end 3" in failure(ask(site, message))
+    assert "the coordinator speaks version 1 of the message contract, and this end 4" in failure(ask(site, message))
 
 
 def test_weights_of_another_model_are_refused(site: SiteSettings) -> None:

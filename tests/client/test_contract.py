@@ -1,6 +1,7 @@
 """The message contract. Oracle: what was put in comes out, through Flower's own serialisation."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,6 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 
 from client.contract import (
-    CONTRACT_VERSION,
     EvaluateReply,
     EvaluateRequest,
     PrepareReply,
@@ -16,7 +16,12 @@ from client.contract import (
     TrainReply,
     TrainRequest,
 )
+from client.exchange.parcel import PACKED
+from client.exchange.settings import EXCHANGES
+from client.names import CONTRACT_VERSION
+from client.weights import WEIGHTS, Weights
 from segformer3d.errors import ConfigurationError, ReplyError
+from segformer3d.tasks import Task
 from segformer3d.training import TrainingReport, ValidationReport
 
 from .tiny_site import RUN, TINY, tiny_weights, train_request
@@ -49,6 +54,47 @@ def test_what_is_sent_arrives(message: Anything) -> None:
                 np.testing.assert_array_equal(vars(arrived)[name][key], array)
         else:
             assert vars(arrived)[name] == value
+
+
+def test_a_payload_travels_in_the_place_of_weights() -> None:
+    compact = EXCHANGES["compact"]
+    request = replace(train_request(), exchange=compact)
+    asked: list[ArrayRecord] = []
+
+    def opened(run: str, task: Task, record: ArrayRecord) -> Weights:
+        assert (run, task) == (RUN, TINY)
+        asked.append(record)
+        return tiny_weights()
+
+    found = TrainRequest.decode(travel(request.encode(b"model")), opened)
+    assert found.exchange == compact
+    last = EvaluateRequest(RUN, 4, TINY, tiny_weights())
+    EvaluateRequest.decode(travel(last.encode(b"last")), opened)
+    reply = replace(TRAIN_REPLY, payload=b"update")
+    TrainReply.decode(travel(reply.encode()), lambda record: opened(RUN, TINY, record))
+    assert [(record[WEIGHTS].stype, record[WEIGHTS].data) for record in asked] == [
+        (PACKED, b"model"),
+        (PACKED, b"last"),
+        (PACKED, b"update"),
+    ]
+
+
+def test_a_model_travels_as_the_runs_exchange_says() -> None:
+    for exchange, payload in (("compact", None), ("fp32", b"model")):
+        records = replace(train_request(), exchange=EXCHANGES[exchange]).encode(payload)
+        with pytest.raises(ReplyError, match="does not travel as the run's exchange says"):
+            TrainRequest.decode(records)
+    records = train_request().encode()
+    records["config"]["exchange"] = "int3"
+    with pytest.raises(ConfigurationError, match="exchange must be one of"):
+        TrainRequest.decode(records)
+
+
+@pytest.mark.parametrize("holds", ["secret_001", "a" * 63, "A" * 64, "a" * 64 + "\n"])
+def test_what_a_site_holds_is_a_digest_and_nothing_else(holds: str) -> None:
+    assert PrepareReply.decode(replace(PREPARE_REPLY, holds="a" * 64).encode()).holds == "a" * 64
+    with pytest.raises(ReplyError, match="by a digest"):
+        PrepareReply.decode(replace(PREPARE_REPLY, holds=holds).encode())
 
 
 def test_numpy_numbers_and_an_absent_structure_travel() -> None:

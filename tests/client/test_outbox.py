@@ -8,8 +8,9 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from client import app as client_app
 from client import phases
 from client.app import make_client_app
-from client.contract import TrainReply, digest_of
+from client.contract import TrainReply
 from client.outbox import Outbox
+from client.records import digest_of
 from client.site import SiteSettings
 from segformer3d.files import StorageError
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.deployment import TINY
+from segformer3d.cases import case_name, find_cases
 
 from .rig import SEGFED, environment
 
@@ -44,7 +45,9 @@ def simulate(cases: Path, folder: Path, local_epochs: int = 1) -> Simulated:
 
 def _some_cases(source: Path, target: Path) -> Path:
     described = json.loads((source / "dataset.json").read_text())
-    described["training"] = described["training"][:CASES]
+    of_one_patient = {case.patient: case.name for case in reversed(find_cases(source))}.values()
+    apart = [entry for entry in described["training"] if case_name(Path(entry["label"])) in of_one_patient]
+    described["training"] = apart[:CASES]
     for entry in described["training"]:
         for kind in ("image", "label"):
             (target / entry[kind]).parent.mkdir(parents=True, exist_ok=True)

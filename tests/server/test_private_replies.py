@@ -43,7 +43,7 @@ TRAINING = replace(train_request(weights=WEIGHTS), task=TASK, privacy=ASKED)
 
 
 def read(reply: TrainReply, ready: PrepareReply = READY) -> TrainReply:
-    return read_train(reply.encode(), ready, request=TRAINING, longest=lambda: longest_update(WEIGHTS))
+    return read_train(reply.encode(), ready, request=TRAINING, digest="", longest=lambda: longest_update(WEIGHTS))
 
 
 def test_a_promise_arrives_as_it_was_made():

@@ -46,7 +46,7 @@ def good_reply(weights: Weights = WEIGHTS) -> TrainReply:
 
 
 def read(records: RecordDict) -> TrainReply:
-    return read_train(records, READY, request=REQUEST, longest=lambda: longest_update(WEIGHTS))
+    return read_train(records, READY, request=REQUEST, digest="", longest=lambda: longest_update(WEIGHTS))
 
 
 def rounds(events: list[Event]) -> list[RoundFinished]:

@@ -27,6 +27,7 @@ rounds = 7
 minimum_sites = 3
 again_s = 60
 pace = 3
+exchange = "compact"
 
 [training]
 learning_rate = 0.002
@@ -53,6 +54,7 @@ def test_a_federation_file_says_what_a_run_is(tmp_path: Path) -> None:
     settings = read_federation_file(write(tmp_path, WHOLE)).settings
     assert (settings.task.name, settings.rounds, settings.minimum_sites) == ("hippocampus", 7, 3)
     assert (settings.again_s, settings.pace, settings.training.learning_rate) == (60, 3, 0.002)
+    assert settings.exchange == "compact"
     assert settings.task.model.embed_dims == (8, 16)
 
 
@@ -73,6 +75,7 @@ def test_a_task_of_ones_own_lies_beside_the_file(tmp_path: Path) -> None:
         ('task = "kidneys"', "kidneys"),
         ('task = "hippocampus"\nround = 3', "unknown setting 'round'"),
         ('task = "hippocampus"\nrounds = 0', "rounds must be"),
+        ('task = "hippocampus"\nexchange = "int3"', "exchange must be one of fp32, fp16"),
         ('task = "hippocampus"\ntraining = 3', "training must be a table"),
         ('task = "hippocampus"\n[training]\nspeed = 3', "speed"),
         ('task = "hippocampus"\n[model]\ndepth = 3', "depth"),

@@ -49,6 +49,23 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
             assert (found.weights[name].dtype, found.weights[name].shape) == (value.dtype, value.shape)
 
 
+def test_what_is_remembered_beside_the_model_is_read_as_it_was_written(tmp_path: Path) -> None:
+    held = {name: value + 1 for name, value in tiny_weights().items()}
+    memory = {"held": held, "strategy/first": {"a.b": np.arange(3.0)}}
+    state = replace(state_after(3), memory=memory)
+    found = read_state(write_state(tmp_path, state))
+    check_resumable(found, SETTINGS)
+    assert set(found.weights) == set(state.weights)
+    assert set(found.memory) == set(memory)
+    for who, values in memory.items():
+        assert set(found.memory[who]) == set(values)
+        for name, value in values.items():
+            assert found.memory[who][name].tobytes() == np.ascontiguousarray(value).tobytes()
+            assert found.memory[who][name].dtype == value.dtype
+    with pytest.raises(CheckpointError, match="not finite"):
+        read_state(write_state(tmp_path, replace(state, memory={"held": {"a": np.array([np.nan])}})))
+
+
 def test_the_newest_two_are_kept_and_found(tmp_path: Path) -> None:
     assert newest_state(tmp_path / "none") is None
     for number in (9_998, 9_999, 10_000):

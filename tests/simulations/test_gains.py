@@ -106,3 +106,20 @@ def test_where_sites_keep_no_case_nothing_is_measured_there():
     rivals = rivals_of([Path("site-1"), Path("site-2")], Path("out"), Path("last"), kept=False)
     assert [rival.name for rival in rivals] == ["pooled", "site-1", "site-2"]
     assert {rival.measured_at for rival in rivals} == {()}
+
+
+def test_personal_models_are_one_way_each_at_its_own_site() -> None:
+    sites = {
+        "site-1": {"site-1": {"a": 0.5}, "site-2": {"b": 0.4}},
+        "site-2": {"site-2": {"b": 0.6}},
+        "federated": {"site-1": {"a": 0.7}, "site-2": {"b": 0.7}},
+        "pooled": {"site-1": {"a": 0.8}, "site-2": {"b": 0.8}},
+        "personal site-1": {"site-1": {"a": 0.75}},
+        "personal site-2": {"site-2": {"b": 0.72}},
+    }
+    ways = Compared({}, sites).ways
+    assert list(ways) == ["alone", "federated", "pooled", "personal"]
+    assert ways["personal"] == {"site-1": {"a": 0.75}, "site-2": {"b": 0.72}}
+    assert ways["alone"] == {"site-1": {"a": 0.5}, "site-2": {"b": 0.6}}
+    without = {name: scores for name, scores in sites.items() if not name.startswith("personal")}
+    assert "personal" not in Compared({}, without).ways

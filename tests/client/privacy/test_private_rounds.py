@@ -20,13 +20,13 @@ from client.contract import (
     PrepareRequest,
     TrainReply,
     TrainRequest,
-    digest_of,
 )
 from client.failures import SITE_REFUSAL
 from client.limits import SiteLimits
 from client.privacy import phases as private_phases
 from client.privacy.ledger import read_ledger
 from client.privacy.settings import PrivacySettings
+from client.records import digest_of
 from client.site import SiteSettings
 from client.trail import TRAIL
 from client.weights import Weights, weights_of

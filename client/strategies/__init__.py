@@ -1,0 +1,1 @@
+"""What sites do differently where hospitals differ: one module for each part, composed by `client.strategies.local`."""

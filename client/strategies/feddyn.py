@@ -1,0 +1,42 @@
+"""FedDyn: each site's loss gets a linear and a quadratic term, so that sites' optima agree with the federation's.
+
+Acar et al., "Federated Learning Based on Dynamic Regularization", ICLR 2021. With h_i zero at first, a site's gradient
+becomes g - h_i + alpha (w - x), x being what it received, and after the round h_i' = h_i - alpha (w - x). The server's
+part is `server.strategies.dynamic`.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from client.strategies.proximal import proximal_pull
+
+
+class Dynamic:
+    """The terms of one round.
+
+    Args:
+        parameters: of the model, by name, with the values that were received.
+        own: h_i from the site's last round, by name; empty in its first.
+        alpha: the strength, above 0.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], own: Mapping[str, Tensor], alpha: float) -> None:
+        self._parameters = parameters
+        self._alpha = alpha
+        self._pull = proximal_pull(list(parameters.values()), alpha)
+        self._start = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        self._own = {n: own[n].to(p.device) if n in own else torch.zeros_like(p) for n, p in parameters.items()}
+
+    def correct(self) -> None:
+        """Add both terms to the gradients."""
+        self._pull()
+        for name, parameter in self._parameters.items():
+            if parameter.grad is not None:
+                parameter.grad.sub_(self._own[name])
+
+    def renewed(self) -> dict[str, Tensor]:
+        """h_i' after the round."""
+        moved = {name: parameter.detach() - self._start[name] for name, parameter in self._parameters.items()}
+        return {name: (self._own[name] - self._alpha * change).cpu() for name, change in moved.items()}

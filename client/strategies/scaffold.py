@@ -1,0 +1,63 @@
+"""SCAFFOLD: control variates say how a site's gradients differ from all sites', and take the difference out.
+
+Karimireddy et al., "SCAFFOLD: Stochastic Controlled Averaging for Federated Learning", ICML 2020. In each step the
+gradient g becomes g - c_i + c. The paper's second way to renew c_i, c_i - c + (x - y_i) / (K η), is, for plain gradient
+descent, the mean of the round's gradients; that mean means the same under AdamW and a falling learning rate, so it is
+what is taken here:
+
+    c_i' = mean of g over the round's steps          sent: c_i' - c_i          kept at the site: c_i'
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from segformer3d.training import Adjust
+
+
+class Control:
+    """The correction of one round.
+
+    Args:
+        parameters: of the model, by name.
+        own: c_i from the site's last round, by name; empty in its first, which stands for zeros.
+        common: c, by name.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], own: Mapping[str, Tensor], common: Mapping[str, Tensor]
+    ) -> None:
+        self._parameters = parameters
+        self._own = {name: own.get(name, torch.zeros_like(p, device="cpu")) for name, p in parameters.items()}
+        self._shift = {n: (common[n] - self._own[n]).to(p.device) for n, p in parameters.items()}
+        self._sums = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
+        self._steps = 0
+
+    def correct(self) -> None:
+        """Note the gradients as they are, then correct them."""
+        self._steps += 1
+        for name, parameter in self._parameters.items():
+            if parameter.grad is not None:
+                self._sums[name].add_(parameter.grad)
+                parameter.grad.add_(self._shift[name])
+
+    def renewed(self) -> dict[str, Tensor]:
+        """c_i': the mean of the gradients that were noted."""
+        return {name: (total / max(1, self._steps)).cpu() for name, total in self._sums.items()}
+
+    def change(self) -> dict[str, Tensor]:
+        """c_i' - c_i, which travels."""
+        return {name: value - self._own[name] for name, value in self.renewed().items()}
+
+
+def in_turn(adjustments: Sequence[Adjust]) -> Adjust | None:
+    """Several adjustments of the gradients as one, or None."""
+    if not adjustments:
+        return None
+
+    def all_of_them() -> None:
+        for adjust in adjustments:
+            adjust()
+
+    return all_of_them

@@ -1,0 +1,174 @@
+"""The table and the figure of a study: what each combination is worth, what it costs, and how it compares."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import t as student
+
+from segformer3d.figures import BLUE, DPI, GREEN, ORANGE, PURPLE, SKY, VERMILLION
+from segformer3d.files import write_atomic, write_json, write_text
+from segformer3d.terminal import plain_bytes, plain_duration
+from simulations.study import POOLED, Outcome, Study
+
+TARGET_SHARE = 0.98  # of the best final validation Dice: what a model must reach to be called usable
+_COLOURS = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY)
+_MARKS = "osD^vP*X"
+_HEADER = ("trained", "mean Dice", "worst site", "to the target: up", "down", "rounds", "time")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and 95 % interval (Student's t) of a score over seeds; one seed has no interval."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+    def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return f"{self.mean:.3f}"
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One combination over all seeds.
+
+    Attributes:
+        label: of the combination.
+        dice: on the held-out cases.
+        worst: of the site that is served worst; None where no site could measure any.
+        bytes_up, bytes_down: what all sites had sent and received when the target was reached, and `rounds` when: means
+            over the seeds that reached it; None where not all did.
+        seconds: mean of a run; None for pooled training.
+    """
+
+    label: str
+    dice: Spread
+    worst: Spread | None
+    bytes_up: float | None
+    bytes_down: float | None
+    rounds: float | None
+    seconds: float | None
+
+
+def write_study_report(console: Console, study: Study, outcomes: Sequence[Outcome], folder: Path) -> None:
+    """Print the table; write `study.md`, `study.png` and `outcomes.json`.
+
+    Raises:
+        StorageError: one cannot be written.
+    """
+    target = target_of(outcomes)
+    lines = lines_of(outcomes, target)
+    told = {"target_dice": target, "seeds": list(study.seeds), "lines": [asdict(line) for line in lines]}
+    write_json(folder / "outcomes.json", {**told, "runs": [asdict(outcome) for outcome in outcomes]})
+    title = f"Mean Dice on held-out cases; target {target:.3f} on the sites' validation cases" if target else ""
+    _draw(lines, outcomes, folder / "study.png")
+    write_text(folder / "study.md", _markdown(lines, title, study))
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in _HEADER:
+        table.add_column(name, justify="left" if name == _HEADER[0] else "right")
+    for line in lines:
+        table.add_row(*_cells(line))
+    console.print(table)
+    console.print(f"Everything is in {folder} (study.md, study.png, outcomes.json; runs/ has each run)", soft_wrap=True)
+
+
+def target_of(outcomes: Sequence[Outcome]) -> float | None:
+    """The validation Dice that bytes and rounds are counted up to; None where none was measured."""
+    finals = [curve[-1][2] for curve in (outcome.curve for outcome in outcomes) if curve and curve[-1][2] is not None]
+    return TARGET_SHARE * max(value for value in finals if value is not None) if finals else None
+
+
+def lines_of(outcomes: Sequence[Outcome], target: float | None) -> list[Line]:
+    """One line a combination, in the order of the outcomes, pooled training last."""
+    labels = dict.fromkeys(outcome.label for outcome in outcomes)
+    return [_line(label, [o for o in outcomes if o.label == label], target) for label in labels]
+
+
+def spread_of(values: Sequence[float]) -> Spread:
+    """Mean and interval over seeds."""
+    mean = fmean(values)
+    if len(values) < 2:
+        return Spread(mean, None, None)
+    half = float(student.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+    return Spread(mean, mean - half, mean + half)
+
+
+def reached(outcome: Outcome, target: float | None) -> tuple[int, int, int] | None:
+    """Bytes up, bytes down and rounds until a run's validation Dice first reached the target; None where it did not."""
+    for number, (up, down, dice) in enumerate(outcome.curve, start=1):
+        if target is not None and dice is not None and dice >= target:
+            return up, down, number
+    return None
+
+
+def _line(label: str, outcomes: Sequence[Outcome], target: float | None) -> Line:
+    worst = [outcome.worst for outcome in outcomes if outcome.worst is not None]
+    found = [reached(outcome, target) for outcome in outcomes]
+    complete = [values for values in found if values is not None]
+    up, down, rounds = (
+        (fmean(column) for column in zip(*complete, strict=True)) if len(complete) == len(found) else (None, None, None)
+    )
+    seconds = [outcome.seconds for outcome in outcomes if outcome.seconds is not None]
+    return Line(
+        label,
+        spread_of([outcome.dice for outcome in outcomes]),
+        spread_of(worst) if worst else None,
+        up,
+        down,
+        rounds,
+        fmean(seconds) if seconds else None,
+    )
+
+
+def _cells(line: Line) -> tuple[str, ...]:
+    sizes = [("–" if value is None else plain_bytes(round(value))) for value in (line.bytes_up, line.bytes_down)]
+    rounds = "–" if line.rounds is None else f"{line.rounds:.0f}"
+    time = "–" if line.seconds is None else plain_duration(line.seconds)
+    return (line.label, str(line.dice), "–" if line.worst is None else str(line.worst), *sizes, rounds, time)
+
+
+def _markdown(lines: Sequence[Line], title: str, study: Study) -> str:
+    rows = [_HEADER, ("---", *["---:"] * (len(_HEADER) - 1)), *(_cells(line) for line in lines)]
+    text = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    seeds = ", ".join(map(str, study.seeds))
+    notes = (
+        "Intervals are 95 % (Student's t) over seeds, where there are several. The worst site is measured on the cases "
+        "that it keeps from training. Bytes and rounds are those of all sites together until the sites' mean "
+        "validation Dice first reached the target; a dash where a run never did."
+    )
+    return f"# {title}\n\n{text}\n\nSeeds {seeds}. {notes}\n\n![Dice against bytes](study.png)\n"
+
+
+def _draw(lines: Sequence[Line], outcomes: Sequence[Outcome], path: Path) -> None:
+    """Left: final Dice with intervals. Right: validation Dice of the first seed against bytes so far."""
+    figure = Figure(figsize=(10, 0.45 * len(lines) + 2.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    for place, line in enumerate(reversed(lines)):
+        index = len(lines) - 1 - place
+        colour = "#555555" if line.label == POOLED else _COLOURS[index % len(_COLOURS)]
+        spread = None if line.dice.low is None else [[line.dice.mean - line.dice.low], [line.dice.mean - line.dice.low]]
+        left.errorbar(line.dice.mean, place, xerr=spread, fmt=_MARKS[index % len(_MARKS)], color=colour, capsize=4)
+        curve = next((o.curve for o in outcomes if o.label == line.label), ())
+        points = [((up + down) / 1e6, dice) for up, down, dice in curve if dice is not None]
+        if points:
+            mark = _MARKS[index % len(_MARKS)]
+            xs, ys = zip(*points, strict=True)
+            right.plot(xs, ys, color=colour, marker=mark, markersize=3, label=line.label)
+    left.set_yticks(range(len(lines)), [line.label for line in reversed(lines)])
+    left.set(xlabel="mean Dice on held-out cases", title="Final models")
+    right.set(
+        xscale="log", xlabel="MB sent and received by all sites", ylabel="validation Dice", title="Dice for bytes"
+    )
+    if right.get_legend_handles_labels()[0]:
+        right.legend(fontsize=8)
+    write_atomic(path, lambda target: figure.savefig(target, dpi=DPI, format="png"))

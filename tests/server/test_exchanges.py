@@ -1,0 +1,329 @@
+"""Whole runs whose weights travel packed, with real sites that really train, on disk.
+
+Oracles: bits (of runs that were disturbed and runs that were not), the sizes of messages, what is on the sites' disks.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
+from flwr.common.constant import ErrorCode
+
+from client import phases
+from client.app import make_client_app
+from client.contract import PREPARE, TRAIN
+from client.exchange.at_site import HELD, held_at
+from client.exchange.parcel import digest_of_weights
+from client.exchange.settings import EXCHANGES
+from client.site import SiteSettings
+from client.weights import WEIGHTS, is_buffer
+from segformer3d.errors import ConfigurationError
+from server.records import Event, RoundFinished, SiteSetAside
+from server.rounds import Federation
+from server.run_folder import newest_state
+from server.state import read_state
+
+from ..client.tiny_site import RUN, context_of, tiny_site, tiny_weights
+from .tiny_federation import TinyGrid, federate, tiny_settings, tiny_state
+
+PACKING = [name for name, exchange in EXCHANGES.items() if not exchange.plain]
+Change = Callable[[Message, Message], Message]
+
+
+@pytest.fixture(scope="module")
+def hospitals(tmp_path_factory: pytest.TempPathFactory) -> list[SiteSettings]:
+    folder = tmp_path_factory.mktemp("hospitals")
+    return [tiny_site(folder, f"site-{n}", cases=3, seed=n) for n in (1, 2, 3)]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_remembered() -> Iterator[None]:
+    phases._data_of_site.clear()
+    yield
+    phases._data_of_site.clear()
+
+
+class Hospital:
+    """A real site, and what happens to its messages: `change` makes another reply of request and reply."""
+
+    def __init__(self, site: SiteSettings, change: Change | None = None) -> None:
+        self.site, self.change, self.asked = site, change, []
+
+    def __call__(self, message: Message) -> Message:
+        kind = message.metadata.message_type
+        self.asked.append((kind, message.metadata.group_id))
+        reply = make_client_app(lambda _: self.site)(message, context_of())
+        return self.change(message, reply) if self.change and kind == TRAIN else reply
+
+
+def hospitals_in(work: Path, hospitals: list[SiteSettings]) -> dict[int, Any]:
+    return {
+        10 + n: Hospital(SiteSettings(site.name, site.data, work / site.name, "cpu", threads=1))
+        for n, site in enumerate(hospitals, 1)
+    }
+
+
+def rounds(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+
+
+def last(folder: Path) -> bytes:
+    return (folder / "last.safetensors").read_bytes()
+
+
+def put_aside(events: list[Event]) -> list[tuple[int, str, str]]:
+    return [(e.round, e.what.site, e.what.reason) for e in events if isinstance(e, SiteSetAside)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, hospitals: list[SiteSettings]) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    events = federate(TinyGrid(hospitals_in(folder / "work", hospitals)), folder, tiny_settings(exchange="compact"))
+    assert put_aside(events) == []
+    return folder
+
+
+@pytest.mark.parametrize("name", PACKING)
+def test_packed_messages_are_smaller_and_training_goes_on(
+    tmp_path: Path, hospitals: list[SiteSettings], name: str
+) -> None:
+    events = federate(TinyGrid(hospitals_in(tmp_path / "work", hospitals)), tmp_path, tiny_settings(exchange=name))
+    assert put_aside(events) == []
+    plain = sum(value.nbytes for value in tiny_weights().values())
+    for record in rounds(tmp_path):
+        for site in record["sites"]:
+            assert site["bytes_up"] < (0.62 if name == "fp16" else 0.4) * plain
+            assert site["bytes_down"] < (0.7 if name == "fp16" else 0.45) * plain
+    state = read_state(tmp_path / "state-0003.safetensors")
+    assert set(state.memory) == {"held"}
+    assert any((state.weights[n] != v).any() for n, v in tiny_weights().items())
+    assert all(np.isfinite(v).all() for v in state.weights.values())
+
+
+def test_what_is_saved_is_the_exact_model_and_sites_hold_one_close_to_it(undisturbed: Path) -> None:
+    state = read_state(undisturbed / "state-0003.safetensors")
+    before = read_state(undisturbed / "state-0002.safetensors")
+    held = state.memory["held"]
+    names = [name for name in held if not is_buffer(name)]
+    # What sites trained in round 3 is the exact model after round 2 but for less than they made of it in one round.
+    off = max(float(np.abs(held[name] - before.weights[name]).max()) for name in names)
+    assert 0 < off < max(float(np.abs(state.weights[name] - before.weights[name]).max()) for name in names)
+    # The closing measurement was of the next one, in the same way.
+    digests = {held_at(undisturbed / "work" / f"site-{n}" / RUN).digest for n in (1, 2, 3)}
+    assert len(digests) == 1
+    assert digests != {digest_of_weights(held)}
+
+
+def test_a_run_that_was_stopped_goes_on_with_the_same_bits(
+    tmp_path: Path, hospitals: list[SiteSettings], undisturbed: Path
+) -> None:
+    settings = tiny_settings(exchange="compact")
+
+    def stop(event: Event) -> None:
+        if isinstance(event, RoundFinished) and event.record.round == 2:
+            raise KeyboardInterrupt
+
+    grid = TinyGrid(hospitals_in(tmp_path / "work", hospitals))
+    with pytest.raises(KeyboardInterrupt):
+        Federation(grid, settings, tmp_path, tiny_state(settings), stop).run()
+    newest = newest_state(tmp_path)
+    assert newest is not None
+    again = TinyGrid(hospitals_in(tmp_path / "work", hospitals))
+    federate(again, tmp_path, settings, read_state(newest))
+    assert last(tmp_path) == last(undisturbed)
+    assert max(site["bytes_down"] for site in rounds(tmp_path)[2]["sites"]) == max(
+        site["bytes_down"] for site in rounds(undisturbed)[2]["sites"]
+    )  # sites said what they hold: nobody got the whole model again
+
+
+def test_a_round_that_was_cut_off_is_redone_with_the_same_bits(
+    tmp_path: Path, hospitals: list[SiteSettings], undisturbed: Path
+) -> None:
+    """The coordinator dies when all sites have done round 2 and nothing of it is on its disk."""
+    settings = tiny_settings(exchange="compact")
+    sites = hospitals_in(tmp_path / "work", hospitals)
+
+    def die(message: Message, reply: Message) -> Message:
+        if message.metadata.group_id == "2":
+            raise KeyboardInterrupt
+        return reply
+
+    sites[13].change = die
+    with pytest.raises(KeyboardInterrupt):
+        federate(TinyGrid(sites), tmp_path, settings)
+    newest = newest_state(tmp_path)
+    assert newest is not None
+    assert newest.name == "state-0001.safetensors"
+    federate(TinyGrid(hospitals_in(tmp_path / "work", hospitals)), tmp_path, settings, read_state(newest))
+    assert last(tmp_path) == last(undisturbed)
+
+
+@pytest.mark.parametrize("before_training", [True, False])
+def test_a_site_that_dies_in_a_round_is_asked_again_and_gives_the_same_bits(
+    tmp_path: Path, hospitals: list[SiteSettings], undisturbed: Path, before_training: bool
+) -> None:
+    sites = hospitals_in(tmp_path / "work", hospitals)
+    folder = tmp_path / "work" / "site-2" / RUN
+    died: list[str] = []
+
+    def die(message: Message, reply: Message) -> Message:
+        if message.metadata.group_id != "2" or died:
+            return reply
+        died.append("once")
+        if before_training:
+            for path in folder.glob("*-0002.safetensors"):
+                path.unlink()
+        return Message(Error(ErrorCode.CLIENT_APP_CRASHED, ""), reply_to=message)
+
+    sites[12].change = die
+    federate(TinyGrid(sites), tmp_path, tiny_settings(exchange="compact", again_s=30.0))
+    assert died == ["once"]
+    assert last(tmp_path) == last(undisturbed)
+
+
+def test_a_site_that_lost_the_model_gets_it_whole_in_the_same_round(
+    tmp_path: Path, hospitals: list[SiteSettings], undisturbed: Path
+) -> None:
+    sites = hospitals_in(tmp_path / "work", hospitals)
+
+    def lose(message: Message, reply: Message) -> Message:
+        if message.metadata.group_id == "1":
+            (tmp_path / "work" / "site-2" / RUN / HELD).unlink()
+        return reply
+
+    sites[12].change = lose
+    events = federate(TinyGrid(sites), tmp_path, tiny_settings(exchange="compact"))  # nobody is asked again otherwise
+    assert put_aside(events) == []
+    assert [kind for kind, _ in sites[12].asked].count(TRAIN) == 4
+    assert last(tmp_path) == last(undisturbed)
+    usual, lost, _ = (site["bytes_down"] for site in rounds(tmp_path)[1]["sites"])
+    plain = sum(value.nbytes for value in tiny_weights().values())
+    assert usual + 0.7 * plain < lost < usual + 1.3 * plain + 4000  # the change in vain, and the whole
+
+
+def test_a_newcomer_gets_the_whole_model_at_once_and_changes_from_then_on(
+    tmp_path: Path, hospitals: list[SiteSettings]
+) -> None:
+    sites = hospitals_in(tmp_path / "work", hospitals)
+    grid = TinyGrid(sites)
+    grid.offline.add(13)
+    seen: list[Event] = []
+
+    def on_event(event: Event) -> None:
+        seen.append(event)
+        grid.offline.clear()
+
+    settings = tiny_settings(exchange="compact", rounds=4)
+    Federation(grid, settings, tmp_path, tiny_state(settings), on_event).run()
+    assert put_aside(seen) == []
+    told = [{site["site"]: site["bytes_down"] for site in record["sites"]} for record in rounds(tmp_path)]
+    came = next(number for number, record in enumerate(told) if "site-3" in record)
+    assert came in (1, 2)
+    assert told[came]["site-3"] > 2 * told[came]["site-1"]
+    assert told[3]["site-3"] == told[3]["site-1"]
+    assert [kind for kind, _ in sites[13].asked].count(PREPARE) == 1
+    assert [kind for kind, _ in sites[13].asked].count(TRAIN) == 4 - came
+
+
+def test_a_site_that_says_for_ever_that_it_lacks_the_model_is_set_aside(
+    tmp_path: Path, hospitals: list[SiteSettings]
+) -> None:
+    sites = hospitals_in(tmp_path / "work", hospitals)
+
+    def lack(message: Message, reply: Message) -> Message:
+        return Message(Error(102, "site-3 could not train: no model; send it the whole model"), reply_to=message)
+
+    sites[13].change = lack
+    events = federate(TinyGrid(sites), tmp_path, tiny_settings(exchange="int8", rounds=1))
+    assert put_aside(events) == [(1, "site-3", "no model")]
+    assert [kind for kind, _ in sites[13].asked].count(TRAIN) == 2
+
+
+def spoiled(spoil: Callable[[bytes], bytes]) -> Change:
+    def change(message: Message, reply: Message) -> Message:
+        record = reply.content["arrays"]
+        assert isinstance(record, ArrayRecord)
+        array = record[WEIGHTS]
+        data = spoil(array.data)
+        arrays = ArrayRecord({WEIGHTS: Array(array.dtype, (len(data),), array.stype, data)})
+        return Message(RecordDict({**reply.content, "arrays": arrays}), reply_to=message)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda data: data[:-1], "cut off, damaged, or followed by something else"),
+        (lambda data: data + b"\0", "cut off, damaged, or followed by something else"),
+        (lambda data: data[:-9] + bytes([data[-9] ^ 1]) + data[-8:], "cut off, damaged, or followed by something else"),
+        (lambda data: b"", "no payload at all"),
+        (lambda data: data.replace(b'"base": "', b'"base": "0', 1), "description of the payload cannot be read"),
+        (lambda data: data.replace(b"int4", b"int2", 1), "must be of codec int4"),
+    ],
+)
+def test_hostile_payloads_are_set_aside_and_the_round_goes_on(
+    tmp_path: Path, hospitals: list[SiteSettings], spoil: Callable[[bytes], bytes], reason: str
+) -> None:
+    sites = hospitals_in(tmp_path / "work", hospitals)
+    sites[13].change = spoiled(spoil)
+    events = federate(TinyGrid(sites), tmp_path, tiny_settings(exchange="compact", rounds=1))
+    ((number, site, told),) = put_aside(events)
+    assert (number, site) == (1, "site-3")
+    assert reason in told
+    assert [site["site"] for site in rounds(tmp_path)[0]["sites"]] == ["site-1", "site-2"]
+
+
+def test_an_update_that_came_plain_is_set_aside(tmp_path: Path, hospitals: list[SiteSettings]) -> None:
+    sites = hospitals_in(tmp_path / "work", hospitals)
+    plain = federate_one_plain(tmp_path / "plain", hospitals)
+
+    def change(message: Message, reply: Message) -> Message:
+        return Message(RecordDict({**reply.content, "arrays": plain.content["arrays"]}), reply_to=message)
+
+    sites[13].change = change
+    events = federate(TinyGrid(sites), tmp_path / "run", tiny_settings(exchange="compact", rounds=1))
+    assert put_aside(events) == [(1, "site-3", "the weights are not in the exchange that the run has")]
+
+
+def federate_one_plain(folder: Path, hospitals: list[SiteSettings]) -> Message:
+    sites, kept = hospitals_in(folder / "work", hospitals), []
+
+    def keep(message: Message, reply: Message) -> Message:
+        kept.append(reply)
+        return reply
+
+    sites[13].change = keep
+    federate(TinyGrid(sites), folder, tiny_settings(rounds=1))
+    return kept[0]
+
+
+def test_in_fp32_nothing_is_kept_and_nothing_changes(tmp_path: Path, hospitals: list[SiteSettings]) -> None:
+    federate(TinyGrid(hospitals_in(tmp_path / "work", hospitals)), tmp_path)
+    assert read_state(tmp_path / "state-0003.safetensors").memory == {}
+    names = {path.name.split("-")[0] for path in (tmp_path / "work" / "site-1" / RUN).iterdir()}
+    assert names == {"optimizer"}
+
+
+def test_a_lost_work_folder_does_not_stop_a_run(tmp_path: Path, hospitals: list[SiteSettings]) -> None:
+    sites = hospitals_in(tmp_path / "work", hospitals)
+
+    def lose(message: Message, reply: Message) -> Message:
+        if message.metadata.group_id == "2":
+            shutil.rmtree(tmp_path / "work" / "site-1" / RUN)
+        return reply
+
+    sites[11].change = lose
+    events = federate(TinyGrid(sites), tmp_path, tiny_settings(exchange="compact"))
+    assert put_aside(events) == []
+    assert [len(record["sites"]) for record in rounds(tmp_path)] == [3, 3, 3]
+
+
+def test_an_unknown_exchange_is_told_the_known_ones() -> None:
+    with pytest.raises(ConfigurationError, match=r"exchange must be one of fp32, fp16, int8, .*, got 'int3'"):
+        tiny_settings(exchange="int3")

@@ -1,0 +1,175 @@
+"""Every strategy with real sites: real training, messages and disks. A run that was stopped ends in the same bits."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import Error, Message, RecordDict
+
+from client import phases
+from client.app import make_client_app
+from client.contract import CONTROL, TRAIN, TrainReply, TrainRequest
+from client.site import SiteSettings
+from client.strategies.fedbn import norm_names
+from client.strategies.rule import LocalRule
+from client.weights import Weights, is_buffer, weights_of
+from segformer3d.checkpoint import load
+from segformer3d.errors import FederationError
+from segformer3d.model import build
+from server.records import RoundFinished
+from server.run_folder import newest_state
+from server.state import read_state
+from server.strategies.strategy import PRESETS, named_strategy, strategy_from_json
+from tests.client.tiny_site import TINY_MODEL, context_of, message_with, tiny_site, tiny_weights, train_request
+
+from .tiny_federation import Site, TinyGrid, federate, tiny_settings
+
+
+@pytest.fixture(autouse=True)
+def _nothing_remembered() -> Iterator[None]:
+    phases._data_of_site.clear()
+    yield
+    phases._data_of_site.clear()
+
+
+def real(site: SiteSettings) -> Site:
+    app = make_client_app(lambda context: site)
+    return lambda message: app(message, context_of())
+
+
+def sites_in(folder: Path, number: int) -> dict[int, Site]:
+    return {node: real(tiny_site(folder, f"site-{node}", cases=2 + node, seed=node)) for node in range(1, number + 1)}
+
+
+def last_model(folder: Path) -> Weights:
+    return weights_of(load(folder / "last.safetensors"))
+
+
+def same(one: Weights, two: Weights) -> bool:
+    return set(one) == set(two) and all(np.array_equal(one[name], two[name]) for name in one)
+
+
+REMEMBERING = {"fedavgm", "fedadam", "scaffold", "fedbn", "feddyn", "ditto", "averaged"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in REMEMBERING else pytest.mark.slow) for name in PRESETS]
+)
+def test_a_stopped_run_ends_in_the_same_bits(tmp_path: Path, name: str) -> None:
+    strategy = named_strategy(name)
+    number = max(2, strategy.fewest_sites)
+    settings = tiny_settings(strategy=strategy, rounds=3, minimum_sites=number)
+    federate(TinyGrid(sites_in(tmp_path / "one", number)), tmp_path / "whole", settings)
+
+    sites = sites_in(tmp_path / "two", number)
+    grid = TinyGrid(sites)
+
+    def breaking(message: Message) -> Message:
+        answer = sites[1](message)
+        assert isinstance(answer, Message)
+        third = message.metadata.message_type == TRAIN and TrainRequest.decode(message.content).round == 3
+        return Message(Error(1, "the disk broke"), reply_to=message) if third else answer
+
+    grid.sites[1] = breaking
+    with pytest.raises(FederationError, match="round 3 got"):
+        federate(grid, tmp_path / "stopped", settings)
+    phases._data_of_site.clear()
+    state = newest_state(tmp_path / "stopped")
+    assert state is not None
+    assert read_state(state).round == 2
+    # The sites have done round 3 already: asked again, they must not go on from there.
+    federate(TinyGrid(sites), tmp_path / "stopped", settings, read_state(state))
+    assert same(last_model(tmp_path / "stopped"), last_model(tmp_path / "whole"))
+
+
+USUAL = {"fedavg", "fedprox", "scaffold", "fednova", "median"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in USUAL else pytest.mark.slow) for n in sorted(set(PRESETS) - {"ditto"})],
+)
+def test_every_strategy_is_a_strategy_of_its_own(tmp_path: Path, name: str) -> None:
+    """Each ends in other weights than plain averaging; Ditto's global model alone is the same."""
+    asked = {"name": name, "proximal": 1.0} if name == "fedprox" else {"name": name}
+    strategy, models = strategy_from_json(asked), []
+    number = max(3, strategy.fewest_sites)
+    for each, place in ((named_strategy("fedavg"), "plain"), (strategy, "own")):
+        settings = tiny_settings(strategy=each, rounds=2, minimum_sites=number)
+        federate(TinyGrid(sites_in(tmp_path / place, number)), tmp_path / f"{place}-run", settings)
+        models.append(last_model(tmp_path / f"{place}-run"))
+    assert same(*models) == (name == "fedavg")
+
+
+# --- FedBN -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_site_keeps_its_norms_and_sends_them(tmp_path: Path) -> None:
+    site = tiny_site(tmp_path)
+    first = _train(site, replace(train_request(1), rule=LocalRule(local_norms=True)))
+    # In the second round everything that comes is other than what the site has.
+    other = tiny_weights(seed=3)
+    second = _train(site, replace(train_request(2, other), rule=LocalRule(local_norms=True)))
+    received, model = tiny_weights(), build(TINY_MODEL)
+    for name in norm_names(model):
+        if not is_buffer(name):
+            kept, now = received[name] + first.update[name], other[name] + second.update[name]
+            assert np.abs(now - kept).max() < 5e-3, "trained on from its own"
+    elsewhere = next(n for n in other if n not in norm_names(model) and other[n].std() > 0.01)
+    assert np.abs(second.update[elsewhere]).max() < 5e-3, "all else is from the global model"
+
+
+# --- SCAFFOLD --------------------------------------------------------------------------------------------------------
+
+
+def test_control_variates_travel_both_ways_and_are_checked(tmp_path: Path) -> None:
+    strategy = named_strategy("scaffold")
+    sites = sites_in(tmp_path / "sites", 3)
+
+    def torn(message: Message) -> Message:
+        answer = sites[3](message)
+        assert isinstance(answer, Message)
+        if message.metadata.message_type == TRAIN:
+            records = {name: record for name, record in answer.content.items() if name != CONTROL}
+            return Message(RecordDict(records), reply_to=message)
+        return answer
+
+    grid = TinyGrid({**sites, 3: torn})
+    events = federate(grid, tmp_path / "run", tiny_settings(strategy=strategy, rounds=2))
+    (one, two) = [event.record for event in events if isinstance(event, RoundFinished)]
+    for record in (one, two):
+        assert [site.site for site in record.sites] == ["site-1", "site-2"]
+        assert [item.reason for item in record.set_aside] == [
+            "its reply lacks control variates, and the strategy says otherwise"
+        ]
+    sent = [TrainRequest.decode(m.content) for m in grid.sent if m.metadata.message_type == TRAIN]
+    first, second = (next(request for request in sent if request.round == number) for number in (1, 2))
+    assert first.control is not None
+    assert second.control is not None
+    assert not any(value.any() for value in first.control.values())
+    assert any(value.any() for value in second.control.values())
+    assert one.sites[0].bytes_up > 1.9 * len(b"".join(v.tobytes() for v in tiny_weights().values()))
+
+
+# --- Ditto -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_personal_model_stays_and_is_held_near_the_global_one(tmp_path: Path) -> None:
+    distances = []
+    for number, strength in enumerate((1e-3, 1000.0)):
+        site = tiny_site(tmp_path / str(number))
+        plain = _train(tiny_site(tmp_path / f"plain-{number}"), train_request(1))
+        reply = _train(site, replace(train_request(1), rule=LocalRule(personal=strength)))
+        assert same(reply.update, plain.update), "the update is that of plain training"
+        personal = weights_of(load(site.work / "run-1" / "personal-0001.safetensors"))
+        received = tiny_weights()
+        distances.append(sum(float(np.square(personal[n] - received[n]).sum()) for n in received if not is_buffer(n)))
+    assert distances[1] < 0.5 * distances[0]
+
+
+def _train(site: SiteSettings, request: TrainRequest) -> TrainReply:
+    answer = real(site)(message_with(request.encode(), TRAIN))
+    assert isinstance(answer, Message)
+    return TrainReply.decode(answer.content)

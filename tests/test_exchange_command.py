@@ -1,0 +1,85 @@
+"""`segfed simulate --exchange`: the same weights whichever engine and after a stop, the bytes in the summary.
+
+Oracles: bits, and the sizes of the messages of an fp32 run.
+"""
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from .test_command_line import TINY, blob_case, command, one_line, run, wait_for
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory, make_dataset) -> list[object]:
+    folder = tmp_path_factory.mktemp("blobs")
+    (folder / "tiny.toml").write_text(TINY)
+    data = make_dataset(folder / "data", {f"case_{number:02d}": blob_case(number) for number in range(12)})
+    return ["simulate", "--data", data, "--config", folder / "tiny.toml", "--sites", 2, "--rounds", 3]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, words) -> Path:
+    out = tmp_path_factory.mktemp("compact") / "done"
+    run(*words, "--parallel", 1, "--exchange", "compact", "--out", out)
+    return out
+
+
+def summary(folder: Path) -> dict:
+    return json.loads((folder / "summary.json").read_text())
+
+
+def test_the_summary_tells_the_bytes_each_way_and_they_are_fewer(finished, words, tmp_path):
+    run(*words, "--parallel", 1, "--out", tmp_path / "plain")
+    packed, plain = summary(finished), summary(tmp_path / "plain")
+    assert (packed["exchange"], plain["exchange"]) == ("compact", "fp32")
+    rounds = [json.loads(line) for line in (finished / "rounds.jsonl").read_text().splitlines()]
+    sites = [site for record in rounds for site in record["sites"]]
+    for way in ("bytes_up", "bytes_down"):
+        assert packed[f"all_{way}"] == sum(site[way] for site in sites)
+        assert packed[way] < 0.5 * plain[way]
+    assert packed["weights_sha256"] != plain["weights_sha256"]
+
+
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+def test_sites_in_processes_of_their_own_give_the_same_weights_to_the_last_bit(words, tmp_path, engine):
+    """On one core every site has one thread, however many sites work at once."""
+    asked = (*words, "--exchange", "compact", "--out")
+    for folder, more in (("one", ["--parallel", 1]), ("two", ["--parallel", 2, "--engine", engine])):
+        on_one_core = ["taskset", "-c", str(min(os.sched_getaffinity(0))), *command(*asked, tmp_path / folder, *more)]
+        subprocess.run(on_one_core, check=True, capture_output=True, timeout=300)
+    assert summary(tmp_path / "two")["weights_sha256"] == summary(tmp_path / "one")["weights_sha256"]
+
+
+def test_a_run_that_was_killed_in_a_round_ends_with_the_weights_of_one_that_was_not(finished, words, tmp_path):
+    out = tmp_path / "stopped"
+    process = subprocess.Popen(
+        command(*words, "--parallel", 1, "--exchange", "compact", "--out", out),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        wait_for(out / "work" / "site-1" / run_name(out, process) / "residual-0002.safetensors", process)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not (out / "summary.json").exists()
+    run("simulate", "--resume", out)
+    assert summary(out)["weights_sha256"] == summary(finished)["weights_sha256"]
+
+
+def run_name(out: Path, process: "subprocess.Popen[str]") -> str:
+    wait_for(out / "state-0001.safetensors", process)
+    return json.loads((out / "run.json").read_text())["run"]
+
+
+def test_an_unknown_exchange_is_one_line_that_lists_the_known_ones(words, tmp_path):
+    line = one_line(run(*words, "--exchange", "int3", "--out", tmp_path / "none", code=1))
+    assert line == "segfed: exchange must be one of fp32, fp16, int8, int4, int2, sparse, compact, got 'int3'"
+    assert not (tmp_path / "none").exists()

@@ -1,0 +1,145 @@
+"""Strategies side by side: real runs of a tiny federation, their table and figure, stopped and gone on with."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from simulations.study import POOLED, Outcome, Study, asked_for, outcome_of, study_from_json
+from simulations.study_report import lines_of, reached, spread_of, target_of
+from tests.test_command_line import TINY, blob_case, one_line, run
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, make_dataset) -> Path:
+    """Two strategies, two seeds, two sites, two rounds."""
+    folder = tmp_path_factory.mktemp("study")
+    make_dataset(folder / "data", {f"case_{number:02d}": blob_case(number) for number in range(16)})
+    (folder / "tiny.toml").write_text(TINY)
+    words = ["--data", folder / "data", "--config", folder / "tiny.toml", "--sites", 2, "--rounds", 2, "--parallel", 2]
+    done = run("simulate", *words, "--strategy", "fedavg,fedprox", "--seeds", 2, "--out", folder / "out")
+    (folder / "printed.txt").write_text(done.stdout)
+    return folder / "out"
+
+
+def test_every_combination_is_a_run_and_one_table_ends_it(study: Path) -> None:
+    names = {f"{name}-seed-{seed}" for name in ("fedavg", "fedprox") for seed in (0, 1)}
+    assert {path.name for path in (study / "runs").iterdir()} == names
+    told = json.loads((study / "outcomes.json").read_text())
+    assert [line["label"] for line in told["lines"]] == ["fedavg", "fedprox", POOLED]
+    for line in told["lines"]:
+        own = [each for each in told["runs"] if each["label"] == line["label"]]
+        assert line["dice"]["mean"] == pytest.approx(sum(each["dice"] for each in own) / 2)
+        assert line["dice"]["low"] <= line["dice"]["mean"] <= line["dice"]["high"]
+    printed, text = (study.parent / "printed.txt").read_text(), (study / "study.md").read_text()
+    for said in (printed, text):
+        assert "fedprox" in said
+        assert "worst site" in said
+        assert "pooled" in said
+    assert (study / "study.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_seeds_are_shared_and_differ_from_each_other(study: Path) -> None:
+    def cases(name: str) -> list[str]:
+        return sorted(path.name for path in (study / "runs" / name / "sites").rglob("*.nii.gz"))
+
+    def site_one(name: str) -> str:
+        return (study / "runs" / name / "sites" / "site-1" / "dataset.json").read_text()
+
+    assert cases("fedavg-seed-0") == cases("fedprox-seed-1")
+    assert site_one("fedavg-seed-0") == site_one("fedprox-seed-0")
+    assert site_one("fedavg-seed-0") != site_one("fedavg-seed-1")
+
+
+def test_a_study_goes_on_where_it_stopped(study: Path) -> None:
+    gone = study / "runs" / "fedprox-seed-1" / "summary.json"
+    before, kept = gone.read_text(), study / "runs" / "fedavg-seed-0" / "summary.json"
+    stamp = kept.stat().st_mtime_ns
+    gone.unlink()
+    run("simulate", "--resume", study)
+    assert json.loads(gone.read_text())["weights_sha256"] == json.loads(before)["weights_sha256"]
+    assert kept.stat().st_mtime_ns == stamp, "finished runs are not played again"
+
+
+def test_an_outcome_is_what_the_run_wrote(study: Path) -> None:
+    place = study / "runs" / "fedavg-seed-0"
+    found = outcome_of(place, "fedavg", 0)
+    rounds = [json.loads(line) for line in (place / "rounds.jsonl").read_text().splitlines()]
+    final = json.loads((place / "result.json").read_text())
+    assert found.curve[0][2] == rounds[1]["measured"]["mean_dice"], "round 2 measures what round 1 left"
+    assert found.curve[1][2] == final["final"]["mean_dice"]
+    assert found.curve[1][0] == sum(site["bytes_up"] for record in rounds for site in record["sites"])
+    own = [sum(site["dice"]) / len(site["dice"]) for site in final["sites"].values() if site["cases"]]
+    assert found.worst == pytest.approx(min(own))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--strategy", "fedavg,fedbest"], "there is no strategy 'fedbest'; known are fedavg"),
+        (["--strategy", "fedavg,fedavg"], "names one strategy twice"),
+        (["--exchange", "fp32,morse"], "morse"),
+        (["--exchange", "int8,int8"], "names one exchange twice"),
+        (["--seeds", 0], "--seeds must be a whole number in [1, 100]"),
+        (["--strategy", "krum,fedavg", "--sites", 4], "the strategy krum needs 5 sites, got --sites 4"),
+        (["--strategy", "fedavg,scaffold", "--epsilon", 8], "a private run cannot have the strategy scaffold"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_runs(tmp_path: Path, words: list[object], told: str) -> None:
+    assert told in one_line(run("simulate", *words, "--out", tmp_path / "out", code=1))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_dittos_personal_models_are_compared_at_their_own_sites(tmp_path: Path, make_dataset) -> None:
+    make_dataset(tmp_path / "data", {f"case_{number:02d}": blob_case(number) for number in range(40)})
+    (tmp_path / "tiny.toml").write_text(TINY)
+    words = ["--data", tmp_path / "data", "--config", tmp_path / "tiny.toml", "--sites", 2, "--rounds", 1]
+    run("simulate", *words, "--parallel", 2, "--strategy", "ditto", "--compare", "--out", tmp_path / "out")
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["strategy"] == "ditto"
+    for site in summary["gains"]["sites"].values():
+        assert set(site["against_alone"]) == {"federated", "pooled", "personal"}
+    assert (tmp_path / "out" / "compared" / "personal-site-1" / "sites" / "site-1.csv").is_file()
+    assert "personal" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_exchanges_vary_beside_strategies() -> None:
+    study = asked_for({"strategy": ["fedavg", {"name": "fedprox", "proximal": 1.0}], "exchange": "fp32,compact"})
+    assert isinstance(study, Study)
+    labels = [study.label(strategy, exchange) for strategy in study.strategies for exchange in study.exchanges]
+    assert labels == ["fedavg-fp32", "fedavg-compact", "fedprox-fp32", "fedprox-compact"]
+    assert study_from_json(json.loads(json.dumps(study.to_json()))) == study
+
+
+def test_one_strategy_and_one_seed_are_a_single_run() -> None:
+    settings = asked_for({"sites": 3, "strategy": "fedprox"})
+    assert not hasattr(settings, "seeds")
+    assert settings.strategy.name == "fedprox"  # type: ignore[union-attr]
+
+
+# --- By hand ---------------------------------------------------------------------------------------------------------
+
+
+def outcome(label: str, seed: int, dice: float, *curve: tuple[int, int, float | None]) -> Outcome:
+    return Outcome(label, seed, dice, dice - 0.1, 60.0, curve)
+
+
+def test_the_interval_is_students() -> None:
+    """Of 1, 2 and 3: mean 2, standard error 1/√3, t(0.975, 2) = 4.303."""
+    spread = spread_of([1.0, 2.0, 3.0])
+    assert (spread.mean, spread.low, spread.high) == pytest.approx((2.0, 2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5))
+    assert spread_of([0.5]).low is None
+
+
+def test_bytes_and_rounds_count_until_the_target_is_first_reached() -> None:
+    quick = outcome("a", 0, 0.8, (10, 20, 0.5), (20, 40, 0.79), (30, 60, 0.8))
+    slow = outcome("b", 0, 0.7, (1, 1, None), (2, 2, 0.7))
+    target = target_of([quick, slow])
+    assert target == pytest.approx(0.98 * 0.8)
+    assert reached(quick, target) == (20, 40, 2)
+    assert reached(slow, target) is None
+    first, second = lines_of([quick, slow], target)
+    assert (first.bytes_up, first.bytes_down, first.rounds) == (20, 40, 2)
+    assert second.bytes_up is None
+    assert target_of([outcome("c", 0, 0.5)]) is None
