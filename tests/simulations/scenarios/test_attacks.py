@@ -28,9 +28,9 @@ Rounds = list[dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Rounds]:
-    """`federation(attack, labels=False, parallel=1)` runs two rounds of four sites and gives the server's records."""
+    """`federation(attack)` runs two rounds of four sites, the last of which is hostile; the server's records."""
 
-    def run(attack: str | None, labels: bool = False, parallel: int = 1) -> Rounds:
+    def run(attack: str | None, labels: bool = False, parallel: int = 1, exchange: str = "fp32") -> Rounds:
         folder = tmp_path_factory.mktemp("federation")
         sites = [tiny_site(folder, f"site-{number}", seed=number) for number in range(1, SITES + 1)]
         if labels:
@@ -43,7 +43,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Rounds
         source = ClientSource.of(
             "simulations.clients:make_app", sites=[{**t, "attack": a} for t, a in zip(told, attacks, strict=True)]
         )
-        settings = tiny_settings(rounds=2)
+        settings = tiny_settings(rounds=2, exchange=exchange)
         server = make_server_app(settings, folder / "run", tiny_state(settings), lambda event: None)
         run_local(server, source, SITES, EngineSettings(parallel, folder / "engine.log"))
         return [json.loads(line) for line in (folder / "run" / ROUNDS_FILE).read_text().splitlines()]
@@ -78,6 +78,15 @@ def test_reversed_labels_are_in_the_record(federation: Callable[..., Rounds], ho
     assert norms(found[0])[:-1] == norms(honest[0])[:-1]
     assert norms(found[0])[-1] != norms(honest[0])[-1]
     assert found[0]["agreement"] < honest[0]["agreement"]
+
+
+@pytest.mark.parametrize("exchange", ["fp16", "compact"])
+def test_an_attack_travels_as_the_exchange_says(federation: Callable[..., Rounds], exchange: str) -> None:
+    plain, found = (federation(attack, exchange=exchange) for attack in (None, "sign"))
+    assert all(len(record["sites"]) == SITES and not record["set_aside"] for record in found)
+    assert norms(found[0])[-1] == pytest.approx(FACTOR * norms(plain[0])[-1], rel=0.2)
+    assert found[0]["step_norm"] > 1.5 * plain[0]["step_norm"]
+    assert found[0]["sites"][-1]["bytes_up"] == pytest.approx(plain[0]["sites"][-1]["bytes_up"], rel=0.1)
 
 
 @pytest.mark.slow
