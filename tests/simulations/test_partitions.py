@@ -15,6 +15,7 @@ from segformer3d.cases import CaseFiles, find_cases
 from segformer3d.errors import ConfigurationError, DataError
 from segformer3d.held_out import HeldOutError, held_out_of
 from segformer3d.lacks import Lacks
+from segformer3d.patients import patient_of
 from simulations.partitions import (
     MINIMUM_CASES,
     PARTITIONS,
@@ -284,10 +285,12 @@ def test_hippocampus(tmp_path, partition):
     cases = {folder.name: find_cases(folder) for folder in (*folders.sites, folders.held_out)}
     total = len(find_cases(HIPPOCAMPUS))
     assert len({case.name for found in cases.values() for case in found}) == total == sum(map(len, cases.values()))
-    assert len(cases["held-out"]) == pytest.approx(0.2 * total, abs=0.5)
+    patients = {place: {patient_of(case): case for case in reversed(found)} for place, found in cases.items()}
+    assert len(patients["held-out"]) == pytest.approx(0.2 * sum(map(len, patients.values())), abs=0.5)
     assert all(case.images[0].is_file() and case.label.is_file() for found in cases.values() for case in found)
     if partition == "intensity":
-        scales = [[raw_intensity(case) for case in cases[folder.name]] for folder in folders.sites]
+        # A patient goes where the first of the two sides belongs.
+        scales = [[raw_intensity(case) for case in patients[folder.name].values()] for folder in folders.sites]
         assert all(max(low) <= min(high) for low, high in pairwise(scales))
         assert min(scales[3]) - max(scales[0]) > 0.2
 
