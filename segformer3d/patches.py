@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from segformer3d.config import Triple
 from segformer3d.dataset import PreparedCase
+from segformer3d.lacks import present_channels
 from segformer3d.settings import TrainingSettings
 from segformer3d.tasks import Task
 
@@ -49,7 +50,13 @@ def sample_patch(case: PreparedCase, task: Task, settings: TrainingSettings, gen
     turn = _random_turn(task, settings, generator)
     centre = _random_centre(case, size, task, settings, generator)
     patch = _cut(image, label, turn, centre, task.patch)
-    return Patch(_vary_intensity(patch.image, generator), patch.label) if settings.augment else patch
+    if not settings.augment:
+        return patch
+    varied = _vary_intensity(patch.image, generator)
+    if case.lacks.absent:  # what is not there does not vary
+        present = present_channels(task, case.lacks)
+        varied = torch.zeros_like(varied).index_copy_(0, torch.tensor(present), varied[present])
+    return Patch(varied, patch.label)
 
 
 def _random_turn(task: Task, settings: TrainingSettings, generator: Generator) -> NDArray[np.float64]:

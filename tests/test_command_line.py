@@ -251,6 +251,8 @@ def test_resuming_a_finished_run_changes_nothing(finished):
         (["--sites", 0], "--sites must be a whole number in [1,"),
         (["--sites", 99], "sites"),
         (["--partition", "alphabet"], "--partition must be one of iid, quantity, intensity"),
+        (["--scenario", "chaos"], "there is no scenario 'chaos'; known are iid, unequal, intensity, scanners, labels"),
+        (["--scenario", "missing-contrasts"], "needs a task of two contrasts or more, and task tiny has one"),
         (["--engine", "steam"], "--engine must be one of local, ray"),
         (["--held-out", 1.5], "--held-out must be in (0, 1)"),
         (["--task", "liver"], "there is no task 'liver'"),

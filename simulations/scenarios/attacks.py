@@ -4,15 +4,16 @@
             Byzantine-robust stochastic aggregation", AAAI 2019, with a factor of 4)
 `scaled`    its update ten times as long, so that it outweighs eight; with reversed labels, its model takes the place of
             the others' (Bagdasaryan et al., "How to backdoor federated learning", AISTATS 2020)
-`random`    Gaussian noise ten times as long as its honest update
+`random`    Gaussian noise fifty times as long as its honest update; shorter noise hardly harms a mean
 labels      it trains as it should on reversed labels, value l of L becoming L - 1 - l (Fang et al., "Local model
             poisoning attacks to Byzantine-robust federated learning", USENIX Security 2020)
 
-The server's checks let a factor of ten pass (`server.replies`), as an attacker knows; with a factor of 1 it would be
+The server's checks let such lengths pass (`server.replies`), as an attacker knows; with a factor of 1 a sign would be
 outvoted by seven of eight even in a mean. Stretching an honest update would be no attack: it is a longer step the right
 way. Buffers of norms stay honest, which keeps a reply inconspicuous.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,23 +21,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import ConfigRecord, Context, Message
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client.contract import ARRAYS, TRAIN, TrainReply
 from client.envelope import CONFIG
+from client.exchange.parcel import pack_update, read_parcel
+from client.exchange.settings import named_exchange
 from client.records import record_of
-from client.weights import Weights, is_buffer, parameter_norm
-from segformer3d.task import Task
+from client.weights import Weights, is_buffer, layout_of, parameter_norm
+from segformer3d.model import skeleton
+from segformer3d.task import Task, task_from_json
 from segformer3d.training import Part
 from simulations.scenarios.rewriting import relabel
 
 ATTACKS: Mapping[str, str] = {
     "sign": "turned round and ten times as long",
     "scaled": "learnt from reversed labels and ten times as long",
-    "random": "noise, ten times as long",
+    "random": "noise, fifty times as long",
 }
-FACTOR = 10.0
+FACTOR, NOISE_FACTOR = 10.0, 50.0
 
 
 class HostileClientApp(ClientApp):
@@ -58,18 +62,35 @@ class HostileClientApp(ClientApp):
         attack = self._attacks.get(int(context.node_config["partition-id"]))
         if attack is None or message.metadata.message_type != TRAIN or ARRAYS not in reply.content:
             return reply
-        seed = int(record_of(message.content, CONFIG, ConfigRecord)["seed"])  # type: ignore[arg-type]
-        told = TrainReply.decode(reply.content)
-        return Message(replace(told, update=falsified(attack, told, seed)).encode(), reply_to=message)
+        return Message(_falsified_reply(attack, message.content, reply.content), reply_to=message)
+
+
+def _falsified_reply(attack: str, request: RecordDict, reply: RecordDict) -> RecordDict:
+    """The reply with another update, which travels as the run's exchange says; SCAFFOLD's control variates stay."""
+    asked = record_of(request, CONFIG, ConfigRecord)
+    seed, codec = int(asked["seed"]), named_exchange(str(asked["exchange"])).up  # type: ignore[arg-type]
+    if codec is None:
+        told = TrainReply.decode(reply)
+        return replace(told, update=falsified(attack, told, seed)).encode()
+    parcel = read_parcel(record_of(reply, ARRAYS, ArrayRecord))
+    layout = layout_of(skeleton(task_from_json(json.loads(str(asked["task"]))).model))
+    told = TrainReply.decode(reply, lambda _: parcel.values(layout))
+    key = _part(told, seed).random_key(1)
+    update, payload = pack_update(falsified(attack, told, seed), parcel.header.base, codec, key)
+    return replace(told, update=update, payload=payload).encode()
 
 
 def falsified(attack: str, reply: TrainReply, seed: int) -> Weights:
     """The update that a hostile site sends in place of its honest one: a function of both, seed, site and round."""
     if attack == "random":
-        key = Part(reply.round - 1, reply.round, 1, seed, f"{reply.site}/hostile").random_key()
-        return _noise(reply.update, np.random.default_rng(key), FACTOR * parameter_norm(reply.update))
+        generator = np.random.default_rng(_part(reply, seed).random_key())
+        return _noise(reply.update, generator, NOISE_FACTOR * parameter_norm(reply.update))
     factor = {"sign": -FACTOR, "scaled": FACTOR}[attack]
     return _parameters(reply.update, lambda _, value: factor * value)
+
+
+def _part(reply: TrainReply, seed: int) -> Part:
+    return Part(reply.round - 1, reply.round, 1, seed, f"{reply.site}/hostile")
 
 
 def _noise(update: Weights, generator: np.random.Generator, length: float) -> Weights:

@@ -20,6 +20,7 @@ from segformer3d.evaluation import evaluate
 from segformer3d.lacks import Lacks, check_lacks, known_groups, present_task, read_lacks, told
 from segformer3d.losses import known_loss, make_loss, marginal, marginal_logits, targets
 from segformer3d.model import SegFormer3D, build
+from segformer3d.patches import sample_patch
 from segformer3d.settings import TrainingSettings
 from segformer3d.tasks import Task, get_task, task_of_folder
 from segformer3d.training import Part, train_part, validate
@@ -262,6 +263,23 @@ def test_an_absent_contrast_is_zero_and_the_others_are_as_ever(
     assert not read_case(find_cases(less)[0], task).image[1].any()
     assert present_task(task, Lacks(absent=("t1",))).modalities == ("flair", "t2")
     assert not [finding for finding in check_folder(less, task, workers=1).findings if finding.case]
+
+
+def test_an_absent_contrast_does_not_vary_and_the_others_do_as_ever(
+    tmp_path: Path, make_dataset: MakeDataset, tiny_task: Task
+) -> None:
+    task = replace(tiny_task, modalities=("a", "b"), model=replace(tiny_task.model, in_channels=2))
+    image, label = blocks(0)
+    (files,) = find_cases(make_dataset(tmp_path / "data", {"case": (np.stack([image, image], axis=-1), label)}))
+    case = prepare_case(files, task, tmp_path / "cache")
+    lacking = replace(case, lacks=Lacks(absent=("a",)))
+    for seed in range(20):
+        whole, less = (
+            sample_patch(kind, task, TrainingSettings(augment=True), np.random.default_rng(seed)).image
+            for kind in (case, lacking)
+        )
+        assert not less[0].any()
+        assert torch.equal(less[1], whole[1])
 
 
 def test_what_is_said_to_be_absent_is_part_of_the_key_of_a_prepared_case(

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from segformer3d.cases import CaseFiles, find_cases
 from segformer3d.errors import ConfigurationError, DataError
 from segformer3d.held_out import HeldOutError, held_out_of
+from segformer3d.lacks import Lacks
+from segformer3d.patients import patient_of
 from simulations.partitions import (
     MINIMUM_CASES,
     PARTITIONS,
@@ -283,10 +285,12 @@ def test_hippocampus(tmp_path, partition):
     cases = {folder.name: find_cases(folder) for folder in (*folders.sites, folders.held_out)}
     total = len(find_cases(HIPPOCAMPUS))
     assert len({case.name for found in cases.values() for case in found}) == total == sum(map(len, cases.values()))
-    assert len(cases["held-out"]) == pytest.approx(0.2 * total, abs=0.5)
+    patients = {place: {patient_of(case): case for case in reversed(found)} for place, found in cases.items()}
+    assert len(patients["held-out"]) == pytest.approx(0.2 * sum(map(len, patients.values())), abs=0.5)
     assert all(case.images[0].is_file() and case.label.is_file() for found in cases.values() for case in found)
     if partition == "intensity":
-        scales = [[raw_intensity(case) for case in cases[folder.name]] for folder in folders.sites]
+        # A patient goes where the first of the two sides belongs.
+        scales = [[raw_intensity(case) for case in patients[folder.name].values()] for folder in folders.sites]
         assert all(max(low) <= min(high) for low, high in pairwise(scales))
         assert min(scales[3]) - max(scales[0]) > 0.2
 
@@ -398,3 +402,16 @@ def test_every_layout_is_dealt_so_that_a_site_finds_the_same_cases(tmp_path, wri
     assert sorted(told(case) for place in places for case in place) == sorted(told(case) for case in cases)
     patients = [{case.patient or case.name for case in place} for place in places]
     assert sum(map(len, patients)) == len(set.union(*patients)), "no patient is in two places"
+
+
+@pytest.mark.parametrize("layout", ["decathlon", "plain"])
+def test_what_a_dataset_lacks_goes_with_its_cases(tmp_path, make_dataset, layout):
+    volume = np.ones((4, 4, 4), np.int16)
+    source = make_dataset(tmp_path / "source", {f"case{n}": (volume, volume) for n in range(6)}, layout=layout)
+    told = json.loads((source / "dataset.json").read_text()) if layout == "decathlon" else {}
+    (source / "dataset.json").write_text(json.dumps({**told, "unlabelled": ["second"]}))
+    folders = write_partition(source, tmp_path / "sites", "iid", sites=2, seed=0)
+    for place in (*folders.sites, folders.held_out):
+        cases = find_cases(place)
+        assert all(case.lacks == Lacks(unlabelled=("second",)) for case in cases)
+        assert all(case.label.parent.name == ("labelsTr" if layout == "decathlon" else "labels") for case in cases)

@@ -18,7 +18,7 @@ from server.app import make_server_app
 from server.records import ROUNDS_FILE
 from simulations.engines import ClientSource, EngineSettings, run_local
 from simulations.scenarios import SCENARIOS
-from simulations.scenarios.attacks import ATTACKS, FACTOR, falsified, flip_labels
+from simulations.scenarios.attacks import ATTACKS, FACTOR, NOISE_FACTOR, falsified, flip_labels
 from tests.client.tiny_site import TINY, tiny_site, tiny_weights
 from tests.server.tiny_federation import moved, tiny_settings, tiny_state
 
@@ -28,9 +28,9 @@ Rounds = list[dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Rounds]:
-    """`federation(attack, labels=False, parallel=1)` runs two rounds of four sites and gives the server's records."""
+    """`federation(attack)` runs two rounds of four sites, the last of which is hostile; the server's records."""
 
-    def run(attack: str | None, labels: bool = False, parallel: int = 1) -> Rounds:
+    def run(attack: str | None, labels: bool = False, parallel: int = 1, exchange: str = "fp32") -> Rounds:
         folder = tmp_path_factory.mktemp("federation")
         sites = [tiny_site(folder, f"site-{number}", seed=number) for number in range(1, SITES + 1)]
         if labels:
@@ -43,7 +43,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Rounds
         source = ClientSource.of(
             "simulations.clients:make_app", sites=[{**t, "attack": a} for t, a in zip(told, attacks, strict=True)]
         )
-        settings = tiny_settings(rounds=2)
+        settings = tiny_settings(rounds=2, exchange=exchange)
         server = make_server_app(settings, folder / "run", tiny_state(settings), lambda event: None)
         run_local(server, source, SITES, EngineSettings(parallel, folder / "engine.log"))
         return [json.loads(line) for line in (folder / "run" / ROUNDS_FILE).read_text().splitlines()]
@@ -66,7 +66,8 @@ def test_an_attack_is_in_the_record_and_is_not_set_aside(
 ) -> None:
     found = federation(attack)
     assert norms(found[0])[:-1] == norms(honest[0])[:-1]
-    assert norms(found[0])[-1] == pytest.approx(FACTOR * norms(honest[0])[-1], rel=1e-5)
+    factor = NOISE_FACTOR if attack == "random" else FACTOR
+    assert norms(found[0])[-1] == pytest.approx(factor * norms(honest[0])[-1], rel=1e-5)
     assert all(len(record["sites"]) == SITES and not record["set_aside"] for record in found)
     assert found[0]["step_norm"] > 1.5 * honest[0]["step_norm"]
     assert found[1]["sites"][0]["loss"] != honest[1]["sites"][0]["loss"]
@@ -77,6 +78,15 @@ def test_reversed_labels_are_in_the_record(federation: Callable[..., Rounds], ho
     assert norms(found[0])[:-1] == norms(honest[0])[:-1]
     assert norms(found[0])[-1] != norms(honest[0])[-1]
     assert found[0]["agreement"] < honest[0]["agreement"]
+
+
+@pytest.mark.parametrize("exchange", ["fp16", "compact"])
+def test_an_attack_travels_as_the_exchange_says(federation: Callable[..., Rounds], exchange: str) -> None:
+    plain, found = (federation(attack, exchange=exchange) for attack in (None, "sign"))
+    assert all(len(record["sites"]) == SITES and not record["set_aside"] for record in found)
+    assert norms(found[0])[-1] == pytest.approx(FACTOR * norms(plain[0])[-1], rel=0.2)
+    assert found[0]["step_norm"] > 1.5 * plain[0]["step_norm"]
+    assert found[0]["sites"][-1]["bytes_up"] == pytest.approx(plain[0]["sites"][-1]["bytes_up"], rel=0.1)
 
 
 @pytest.mark.slow
@@ -115,7 +125,7 @@ def test_the_update_is_turned_round_or_stretched(reply: TrainReply, attack: str,
 def test_noise_is_gaussian_of_the_length_that_is_said_and_new_every_round(reply: TrainReply) -> None:
     found, again = (falsified("random", reply, SEED) for _ in range(2))
     assert all(np.array_equal(found[name], again[name]) for name in found)
-    assert parameter_norm(found) == pytest.approx(FACTOR * parameter_norm(reply.update), rel=1e-6)
+    assert parameter_norm(found) == pytest.approx(NOISE_FACTOR * parameter_norm(reply.update), rel=1e-6)
     drawn = np.concatenate([value.ravel() for name, value in found.items() if not is_buffer(name)])
     assert abs(drawn.mean()) < 4 * drawn.std() / np.sqrt(drawn.size)
     assert np.mean(np.abs(drawn) < drawn.std()) == pytest.approx(0.6827, abs=0.02)
