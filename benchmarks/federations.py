@@ -96,7 +96,7 @@ def _federate(settings: Settings, sites: int) -> dict[str, Any]:
 
 
 def _source(sites: tuple[Path, ...], folder: Path, device: str) -> ClientSource:
-    common = {"device": device, "threads": 1}
+    common = {"device": device, "threads": 1, "delta": None}
     described = [{"name": p.name, "data": str(p), "work": str(folder / "work" / p.name), **common} for p in sites]
     return ClientSource.of("simulations.clients:make_app", sites=described)
 

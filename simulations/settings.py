@@ -127,10 +127,6 @@ class SimulationSettings:
     def _check_scenario(self, scenario: Scenario) -> None:
         if self.partition != "iid":
             raise ConfigurationError(f"--scenario {self.scenario} says how cases are dealt; leave --partition out")
-        if scenario.attack is not None and not named_exchange(self.exchange).plain:
-            raise ConfigurationError(
-                f"--scenario {self.scenario} falsifies updates as they are; leave --exchange {self.exchange} out"
-            )
         if self.data is None and scenario.partition != "iid":
             raise ConfigurationError(f"--scenario {self.scenario} deals the cases of a dataset; name it with --data")
         if self.sites < scenario.fewest_sites:
