@@ -226,14 +226,14 @@ def load_model(path: Path, task: str | None) -> tuple[SegFormer3D, Task]:
         CheckpointError: the file is damaged, or does not fit the task.
         ConfigurationError: there is no such task.
     """
-    chosen = load_task(path) if task is None else _as_trained(named_task(task), known_task(path))
+    chosen = load_task(path) if task is None else named_task(task)
     network = load(path)
     if (network.config.in_channels, network.config.num_classes) != (len(chosen.modalities), chosen.channels):
         raise ConfigurationError(
             f"{path} takes {network.config.in_channels} contrasts and gives {network.config.num_classes} channels; "
             f"task {chosen.name} needs {len(chosen.modalities)} and {chosen.channels}"
         )
-    return network, chosen
+    return network, chosen if task is None else _as_trained(chosen, known_task(path))
 
 
 def _as_trained(asked: Task, trained: Task | None) -> Task:
