@@ -175,9 +175,9 @@ class Federation:
 
     def _aggregation(self) -> AggregationState:
         """The strategy's part of the state."""
-        fresh, memory = init(self._state.weights, self._settings.strategy), self._state.memory
+        weights, memory = self._state.weights, self._state.memory
         kept = {n.removeprefix(_OF_STRATEGY): part for n, part in memory.items() if n.startswith(_OF_STRATEGY)}
-        return replace(fresh, memory={**fresh.memory, **kept})
+        return AggregationState(weights, kept) if kept else init(weights, self._settings.strategy)
 
     def _complete(
         self, record: RoundRecord, averaged: AggregationState, best: Best | None, held: Mapping[str, Weights]

@@ -1,6 +1,6 @@
 """One round of a site under its rule: what changes gradients, what is remembered, what travels beside the update."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from client.strategies.fedbn import norms_of, put_norms
 from client.strategies.feddyn import Dynamic
 from client.strategies.proximal import proximal_pull
 from client.strategies.rule import LocalRule
-from client.strategies.scaffold import Control, in_turn
+from client.strategies.scaffold import Control
 from client.weights import Weights
 from segformer3d.checkpoint import read_weights
 from segformer3d.errors import CheckpointError
@@ -78,6 +78,18 @@ def begin_round(
     if rule.proximal:
         adjustments.append(proximal_pull(list(parameters.values()), rule.proximal))
     return LocalRound(rule, model, in_turn(adjustments), control, dynamic)
+
+
+def in_turn(adjustments: Sequence[Adjust]) -> Adjust | None:
+    """Several adjustments of the gradients as one, or None."""
+    if not adjustments:
+        return None
+
+    def all_of_them() -> None:
+        for adjust in adjustments:
+            adjust()
+
+    return all_of_them
 
 
 def put_own_norms(rule: LocalRule, model: SegFormer3D, memory: Mapping[str, Tensor]) -> None:

@@ -8,12 +8,10 @@ what is taken here:
     c_i' = mean of g over the round's steps          sent: c_i' - c_i          kept at the site: c_i'
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-
-from segformer3d.training import Adjust
 
 
 class Control:
@@ -49,15 +47,3 @@ class Control:
     def change(self) -> dict[str, Tensor]:
         """c_i' - c_i, which travels."""
         return {name: value - self._own[name] for name, value in self.renewed().items()}
-
-
-def in_turn(adjustments: Sequence[Adjust]) -> Adjust | None:
-    """Several adjustments of the gradients as one, or None."""
-    if not adjustments:
-        return None
-
-    def all_of_them() -> None:
-        for adjust in adjustments:
-            adjust()
-
-    return all_of_them

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from client.strategies.fedbn import norm_names, norms_of, put_norms
 from client.strategies.feddyn import Dynamic
+from client.strategies.local import in_turn
 from client.strategies.proximal import proximal_pull
 from client.strategies.rule import LocalRule
-from client.strategies.scaffold import Control, in_turn
+from client.strategies.scaffold import Control
 from segformer3d.config import ModelConfig
 from segformer3d.errors import ConfigurationError
 from segformer3d.model import SegFormer3D
