@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,22 +22,23 @@ from segformer3d.cases import CaseFiles, find_cases
 from segformer3d.errors import CaseError, DataError
 from segformer3d.files import Buffer, write_json, write_parts
 from segformer3d.held_out import training_cases
-from segformer3d.lacks import NOTHING, Lacks
+from segformer3d.intensity import scale_contrasts
+from segformer3d.lacks import NOTHING, Lacks, present_channels
 from segformer3d.patients import patient_of, with_patients
 from segformer3d.processes import map_cases
 from segformer3d.quarantine import with_quarantine
 from segformer3d.tasks import Task
 from segformer3d.volumes import (
-    model_size,
     nonzero_box,
-    read_case,
+    read_stored,
     resample_image,
     resample_label,
-    scale_intensity,
+    size_on_grid,
+    spacing_of,
 )
 
 # Part of every key: raise it when preprocessing changes what it computes.
-PREPARATION_VERSION = 2
+PREPARATION_VERSION = 3
 # Voxels of each structure that are remembered, to centre training patches on.
 REMEMBERED_VOXELS = 2000
 DEFAULT_VALIDATION_SHARE = 0.1
@@ -248,11 +249,11 @@ def _ticket(files: CaseFiles, task: Task, cache: Path) -> Path:
 
 
 def _fill(entry: Path, files: CaseFiles, task: Task) -> None:
-    volume = read_case(files, task)
-    size = model_size(volume, task)
-    image = resample_image(scale_intensity(volume.image, task), size)
-    assert volume.label is not None, "prepare_case refused cases without a label"
-    label = resample_label(volume.label, size)
+    stored = read_stored(files, task)
+    size = size_on_grid(stored.shape, spacing_of(stored.affine), task)
+    image = resample_image(scale_contrasts(stored.channels, present_channels(task, files.lacks), task), size)
+    assert stored.label is not None, "prepare_case refused cases without a label"
+    label = resample_label(np.ascontiguousarray(stored.label, dtype=np.int16), size)
     arrays: tuple[NDArray[Any], ...] = (image, label, _remember(label, task))
     for name, array in zip(_FILES, arrays, strict=True):
         write_parts(entry / name, _npy(array))
@@ -296,11 +297,10 @@ def _read_ticket(ticket: Path) -> tuple[str, str] | None:
 
 
 def _settings(files: CaseFiles, task: Task) -> str:
-    described = task.to_json()
-    kept = {name: described[name] for name in _KEY_SETTINGS}
+    kept = {name: getattr(task, name) for name in _KEY_SETTINGS}
     if files.lacks.absent:  # where the files' contrasts go
         kept["absent"] = files.lacks.absent
-    return json.dumps([PREPARATION_VERSION, kept], sort_keys=True)
+    return json.dumps([PREPARATION_VERSION, kept], sort_keys=True, default=asdict)
 
 
 def _stamp(files: CaseFiles) -> str:

@@ -19,9 +19,10 @@ from torch import Tensor
 from segformer3d.boxes import WHOLE, Place
 from segformer3d.config import Triple
 from segformer3d.errors import ConfigurationError
+from segformer3d.intensity import Image, scale_intensity
 from segformer3d.model import SegFormer3D
 from segformer3d.tasks import Task
-from segformer3d.volumes import Image, Label, Volume, model_size, resample_image, scale_intensity
+from segformer3d.volumes import Label, Volume, model_size, resample_image
 from segformer3d.windows import resample, slide
 
 _DEVICE = re.compile(r"cpu|cuda(:\d{1,2})?")

@@ -83,9 +83,9 @@ def to_scan(source: SpatialImage, what: str) -> Scan:
 
 
 def _in_order(source: SpatialImage, what: str) -> Scan:
+    orientation = nib.orientations.io_orientation(source.affine)
     with _unreadable(what):
-        canonical = nib.as_closest_canonical(source)
-        data = np.asanyarray(canonical.dataobj)
+        data = nib.orientations.apply_orientation(np.asanyarray(source.dataobj), orientation)
     if data.dtype.names is not None:
         kind = "".join(data.dtype.names)
         raise CaseError(
@@ -93,7 +93,8 @@ def _in_order(source: SpatialImage, what: str) -> Scan:
         )
     if not np.issubdtype(data.dtype, np.number) or np.iscomplexobj(data):
         raise CaseError(f"the {what} file holds {data.dtype} values; it must hold real numbers")
-    return Scan(data, np.asarray(canonical.affine, np.float64), np.asarray(source.affine, np.float64))
+    to_file = nib.orientations.inv_ornt_aff(orientation, source.shape)
+    return Scan(data, np.asarray(source.affine @ to_file, np.float64), np.asarray(source.affine, np.float64))
 
 
 def read_grid(path: Path, what: str) -> tuple[Triple, tuple[float, float, float]]:

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from segformer3d.case_checks import check_image, check_labels, for_task
 from segformer3d.config import Triple
 from segformer3d.errors import CaseError
+from segformer3d.intensity import Image
 from segformer3d.lacks import present_channels, present_task
 from segformer3d.layouts.files import CaseFiles
 from segformer3d.nifti import MOST_VOXELS, Affine, Scan, read_nifti, to_scan
 from segformer3d.task import Task
 
-Image = NDArray[np.float32]
 Label = NDArray[np.int16]
 _Value = TypeVar("_Value", bound=np.generic)
 
@@ -192,44 +192,6 @@ def _check_size(stored: StoredCase, task: Task) -> None:
             f"with a spacing of {' x '.join(f'{mm:g}' for mm in spacing)} mm the image would have "
             f"{' x '.join(map(str, size))} voxels on the grid of task {task.name}; correct the spacing in its header"
         )
-
-
-def scale_intensity(image_CXYZ: Image, task: Task) -> Image:
-    """Intensities as the model sees them, scaled for each channel alone: scanners differ by orders of magnitude.
-
-    It works in float64 on one plane after another: a large CT in float64 would be larger than all that comes after it.
-    """
-    scaled_CXYZ = np.empty(image_CXYZ.shape, np.float32)
-    for channel_XYZ, scaled_XYZ in zip(image_CXYZ, scaled_CXYZ, strict=True):
-        scale = _window_scale if task.intensity in ("window", "minmax") else _standard_scale
-        scale(channel_XYZ, scaled_XYZ, task)
-    return scaled_CXYZ
-
-
-def _window_scale(channel_XYZ: Image, scaled_XYZ: Image, task: Task) -> None:
-    low, high = task.window or (float(channel_XYZ.min()), float(channel_XYZ.max()))
-    if not channel_XYZ.any():  # an absent contrast; a scan of one value everywhere is refused
-        scaled_XYZ[:] = 0
-        return
-    for plane_YZ, scaled_YZ in zip(channel_XYZ, scaled_XYZ, strict=True):
-        scaled_YZ[:] = np.clip((plane_YZ.astype(np.float64) - low) / (high - low), 0.0, 1.0)
-
-
-def _standard_scale(channel_XYZ: Image, scaled_XYZ: Image, task: Task) -> None:
-    nonzero = task.intensity == "zscore_nonzero"
-    mean, spread = _mean_and_spread([plane[plane != 0] if nonzero else plane for plane in channel_XYZ])
-    for plane_YZ, scaled_YZ in zip(channel_XYZ, scaled_XYZ, strict=True):
-        scaled_YZ[:] = (plane_YZ.astype(np.float64) - mean) / spread
-        if nonzero:
-            scaled_YZ[plane_YZ == 0] = 0
-
-
-def _mean_and_spread(parts: Sequence[Image]) -> tuple[float, float]:
-    """Mean and standard deviation of all values together; a spread of 0 becomes 1."""
-    count = max(1, sum(part.size for part in parts))
-    mean = math.fsum(float(part.sum(dtype=np.float64)) for part in parts) / count
-    variance = math.fsum(float(np.square(part.astype(np.float64) - mean).sum()) for part in parts) / count
-    return mean, math.sqrt(variance) or 1.0
 
 
 def spacing_of(affine: Affine) -> tuple[float, float, float]:

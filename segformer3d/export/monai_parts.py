@@ -21,9 +21,10 @@ from torch import Tensor
 from segformer3d.case_checks import check_image
 from segformer3d.cases import find_images
 from segformer3d.inference import decide, masks_to_label, probability_slabs
+from segformer3d.intensity import scale_intensity
 from segformer3d.model import SegFormer3D
 from segformer3d.tasks import Task
-from segformer3d.volumes import Volume, model_size, resample_image, scale_intensity
+from segformer3d.volumes import Volume, model_size, resample_image
 from segformer3d.windows import resample
 
 Items = Mapping[Hashable, Any]
@@ -59,7 +60,7 @@ class CheckImaged(MapTransform):  # type: ignore[misc]
 
 
 class ScaleIntensityd(MapTransform):  # type: ignore[misc]
-    """`segformer3d.volumes.scale_intensity`, each contrast for itself, in float64."""
+    """`segformer3d.intensity.scale_intensity`, each contrast for itself, in float64."""
 
     def __init__(self, keys: str, task: Task) -> None:
         super().__init__(keys)

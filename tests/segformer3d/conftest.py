@@ -1,13 +1,15 @@
 """The reference model that the published implementation computed, see the README of the shared reference data."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors import safe_open
 from torch import Tensor
+
+from segformer3d.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -34,3 +36,9 @@ def read_golden(shared: Path) -> Golden:
 def golden(shared: Path) -> Golden:
     """The published implementation's numbers."""
     return read_golden(shared)
+
+
+@pytest.fixture
+def two_contrasts(tiny_task: Task) -> Task:
+    """The tiny task with two contrasts."""
+    return replace(tiny_task, modalities=("t1", "t2"), model=replace(tiny_task.model, in_channels=2))

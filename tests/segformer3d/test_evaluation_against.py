@@ -15,12 +15,13 @@ from segformer3d.cases import CaseFiles
 from segformer3d.errors import ConfigurationError
 from segformer3d.evaluation import COMPARISON_FILES, Rival, evaluate, evaluate_predictor
 from segformer3d.inference import predict_probabilities
+from segformer3d.intensity import scale_intensity
 from segformer3d.model import build
 from segformer3d.protocols import WHOLE_SCAN, Crop, choose_protocol
 from segformer3d.published_scores import PublishedRow
 from segformer3d.score_tables import print_groups, print_table
 from segformer3d.tasks import Structure, Task
-from segformer3d.volumes import read_case, scale_intensity
+from segformer3d.volumes import read_case
 
 SHAPE = (24, 20, 16)
 

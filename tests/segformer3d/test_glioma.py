@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from segformer3d.cases import CaseFiles, find_cases
 from segformer3d.checkpoint import save
 from segformer3d.evaluation import evaluate
+from segformer3d.intensity import scale_intensity
 from segformer3d.model import SegFormer3D
 from segformer3d.prediction import NIFTI, Prediction, predict_cases
 from segformer3d.tasks import Task, get_task, task_of_folder
-from segformer3d.volumes import Volume, read_case, scale_intensity, write_label
+from segformer3d.volumes import Volume, read_case, write_label
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "TCGA-DU-7294"

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from segformer3d.cases import CaseFiles
 from segformer3d.errors import CaseError
 from segformer3d.files import StorageError, write_atomic
+from segformer3d.intensity import scale_intensity
 from segformer3d.tasks import Task
 from segformer3d.volumes import (
     Volume,
@@ -28,7 +29,6 @@ from segformer3d.volumes import (
     read_case,
     resample_image,
     resample_label,
-    scale_intensity,
     write_label,
 )
 from tests.conftest import WriteNifti
@@ -136,11 +136,6 @@ def test_one_4d_file_and_several_3d_files_are_the_same(
     assert together.image.shape == (2, *SHAPE)
     np.testing.assert_array_equal(together.image, apart.image)
     assert together.label is None
-
-
-@pytest.fixture
-def two_contrasts(tiny_task: Task) -> Task:
-    return replace(tiny_task, modalities=("t1", "t2"), model=replace(tiny_task.model, in_channels=2))
 
 
 def test_a_label_may_have_a_fourth_axis_of_one_and_any_number_type(tmp_path: Path, tiny_task: Task) -> None:
@@ -426,56 +421,6 @@ def test_a_volume_that_is_on_the_grid_is_not_touched() -> None:
     image, label = ramp_image()[None], some_label()
     assert resample_image(image, SHAPE) is image
     assert resample_label(label, SHAPE) is label
-
-
-# --- Intensities -----------------------------------------------------------------------------------------------------
-
-
-def two_scanners() -> Array:
-    """Two contrasts that differ by five orders of magnitude, with zeros outside the head."""
-    image = np.random.default_rng(1).normal(100, 15, (2, *SHAPE)).astype(np.float32)
-    image[:, :2] = 0
-    image[1] *= 1e5
-    return image
-
-
-def test_zscore(two_contrasts: Task) -> None:
-    scaled = scale_intensity(two_scanners(), two_contrasts)
-    np.testing.assert_allclose(scaled.mean(axis=(1, 2, 3)), 0, atol=1e-5)
-    np.testing.assert_allclose(scaled.std(axis=(1, 2, 3)), 1, rtol=1e-5)
-    assert scaled.dtype == np.float32
-
-
-def test_zscore_of_what_is_not_zero(two_contrasts: Task) -> None:
-    scaled = scale_intensity(two_scanners(), replace(two_contrasts, intensity="zscore_nonzero"))
-    assert (scaled[:, :2] == 0).all()
-    np.testing.assert_allclose(scaled[:, 2:].mean(axis=(1, 2, 3)), 0, atol=1e-5)
-    np.testing.assert_allclose(scaled[:, 2:].std(axis=(1, 2, 3)), 1, rtol=1e-5)
-
-
-def test_zscore_of_a_mask_is_finite(two_contrasts: Task) -> None:
-    mask = (two_scanners() != 0).astype(np.float32)
-    assert np.isfinite(scale_intensity(mask, replace(two_contrasts, intensity="zscore_nonzero"))).all()
-
-
-def test_minmax(two_contrasts: Task) -> None:
-    image = two_scanners()
-    scaled = scale_intensity(image, replace(two_contrasts, intensity="minmax"))
-    np.testing.assert_allclose(scaled[0], image[0] / image[0].max(), rtol=1e-5)
-    assert (scaled.min(), scaled.max()) == (0, 1)
-
-
-def test_window(tiny_task: Task) -> None:
-    image = np.array([-2000, -150, 0, 250, 3000], np.float32).reshape(1, 5, 1, 1)
-    scaled = scale_intensity(image, replace(tiny_task, intensity="window", window=(-150, 250)))
-    np.testing.assert_allclose(scaled.flatten(), [0, 0, 0.375, 1, 1], rtol=1e-6)
-
-
-@pytest.mark.parametrize("factor", [1e-38, 1e30])
-def test_scans_of_any_magnitude_scale_alike(tiny_task: Task, factor: float) -> None:
-    image = ramp_image()[None] + 1
-    expected = scale_intensity(image, tiny_task)
-    np.testing.assert_allclose(scale_intensity(image * np.float32(factor), tiny_task), expected, rtol=1e-4, atol=1e-4)
 
 
 # --- Real scans ------------------------------------------------------------------------------------------------------
