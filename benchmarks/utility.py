@@ -56,7 +56,9 @@ class Recipe:
 
 
 TENS = Recipe(10, 0.04, 0.01, {})
-THOUSANDS = Recipe(20, 0.002, 0.002, {"sampling_rate": 0.05, "clip": 0.3, "trainable": []})
+# All but the weights inside the three deeper stages, in which noise would drown.
+_SHALLOW = ["decoder.*", "stages.0.*", "*norm*", "*.bias"]
+THOUSANDS = Recipe(20, 0.01, 0.005, {"sampling_rate": 0.05, "clip": 0.3, "trainable": _SHALLOW})
 
 
 def main() -> None:
