@@ -23,6 +23,8 @@ from segformer3d.config import Triple
 from segformer3d.errors import CaseError
 
 Affine = NDArray[np.float64]
+# (axes, 2), NiBabel's: to which of X, Y and Z an axis goes, and whether it turns.
+Orientation = NDArray[np.float64]
 
 # 1000 voxels a side: no scan comes near, but a header that gives a spacing in the wrong unit does.
 MOST_VOXELS = 10**9
@@ -68,8 +70,8 @@ def read_nifti(path: Path, what: str) -> Scan:
         CaseError: it is missing, damaged, no NIfTI, or no volume of real numbers.
     """
     _check_file(path, what)
-    with _opened(path, what, to_the_end=True) as source:
-        return _in_order(source, what)
+    with _opened(path, what, to_the_end=True) as (source, orientation):
+        return _in_order(source, orientation, what)
 
 
 def to_scan(source: SpatialImage, what: str) -> Scan:
@@ -78,12 +80,10 @@ def to_scan(source: SpatialImage, what: str) -> Scan:
     Raises:
         CaseError: it is no volume of real numbers.
     """
-    _check_header(source, what)
-    return _in_order(source, what)
+    return _in_order(source, _check_header(source, what), what)
 
 
-def _in_order(source: SpatialImage, what: str) -> Scan:
-    orientation = nib.orientations.io_orientation(source.affine)
+def _in_order(source: SpatialImage, orientation: Orientation, what: str) -> Scan:
     with _unreadable(what):
         data = nib.orientations.apply_orientation(np.asanyarray(source.dataobj), orientation)
     if data.dtype.names is not None:
@@ -104,9 +104,8 @@ def read_grid(path: Path, what: str) -> tuple[Triple, tuple[float, float, float]
         CaseError: it is missing, damaged, or no NIfTI.
     """
     _check_file(path, what)
-    with _opened(path, what, to_the_end=False) as source:
-        axes = nib.orientations.io_orientation(source.affine)[:, 0].astype(int)
-        grid = zip(axes.tolist(), source.shape, source.header.get_zooms(), strict=False)
+    with _opened(path, what, to_the_end=False) as (source, orientation):
+        grid = zip(orientation[:, 0].astype(int).tolist(), source.shape, source.header.get_zooms(), strict=False)
         (_, x, x_mm), (_, y, y_mm), (_, z, z_mm) = sorted((axis, int(size), float(mm)) for axis, size, mm in grid)
     return (x, y, z), (x_mm, y_mm, z_mm)
 
@@ -117,21 +116,22 @@ def _check_file(path: Path, what: str) -> None:
 
 
 @contextmanager
-def _opened(path: Path, what: str, *, to_the_end: bool) -> Iterator[Any]:
-    """The image with a header that was checked; `to_the_end` reads what is compressed to its checksum afterwards."""
+def _opened(path: Path, what: str, *, to_the_end: bool) -> Iterator[tuple[Any, Orientation]]:
+    """The image with a header that was checked, and how its axes lie.
+
+    `to_the_end` reads what is compressed to its checksum afterwards.
+    """
     if path.suffix != ".gz":
         with _unreadable(what):
             source = nib.load(path)
-        _check_header(source, what)
-        yield source
+        yield source, _check_header(source, what)
         return
     with _unreadable(what):
         stream = igzip.open(path)
     with stream:
         with _unreadable(what):
             source = _load(stream)
-        _check_header(source, what)
-        yield source
+        yield source, _check_header(source, what)
         with _unreadable(what):
             while to_the_end and stream.read(_BLOCK):
                 pass
@@ -157,11 +157,14 @@ def _unreadable(what: str) -> Iterator[None]:
         raise CaseError(f"the {what} file is not a readable NIfTI file; export it again") from error
 
 
-def _check_header(source: Any, what: str) -> None:
-    """Before the axes are reordered: NiBabel can do that to sound images only."""
+def _check_header(source: Any, what: str) -> Orientation:
+    """How the axes lie to RAS; NiBabel can reorder those of sound images only."""
     if not isinstance(source, SpatialImage):
         raise CaseError(f"the {what} file is not a readable NIfTI file; export it again")
     if len(source.shape) not in (3, 4) or 0 in source.shape:
         raise CaseError(f"the {what} has the shape {source.shape}; it must be 3D, or 4D with the contrasts last")
-    if not np.isfinite(source.affine).all() or np.isnan(nib.orientations.io_orientation(source.affine)).any():
+    orientation: Orientation | None
+    orientation = nib.orientations.io_orientation(source.affine) if np.isfinite(source.affine).all() else None
+    if orientation is None or np.isnan(orientation).any():
         raise CaseError(f"the {what} file's affine is not invertible, so its voxels have no size; export it again")
+    return orientation
