@@ -163,8 +163,7 @@ def _check_header(source: Any, what: str) -> Orientation:
         raise CaseError(f"the {what} file is not a readable NIfTI file; export it again")
     if len(source.shape) not in (3, 4) or 0 in source.shape:
         raise CaseError(f"the {what} has the shape {source.shape}; it must be 3D, or 4D with the contrasts last")
-    orientation: Orientation | None
     orientation = nib.orientations.io_orientation(source.affine) if np.isfinite(source.affine).all() else None
     if orientation is None or np.isnan(orientation).any():
         raise CaseError(f"the {what} file's affine is not invertible, so its voxels have no size; export it again")
-    return orientation
+    return np.asarray(orientation, np.float64)
