@@ -6,13 +6,15 @@ are those of a folder of cases, or as many made-up ones as it takes to see what 
 """
 
 import argparse
+import csv
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.measure import table
@@ -21,6 +23,7 @@ from segformer3d.checkpoint import load, load_task
 from segformer3d.evaluation import evaluate
 from segformer3d.files import write_json, write_whole
 from segformer3d.inference import choose_device
+from segformer3d.statistics import summarise
 from simulations.hippocampus_phantoms import write_hippocampus_phantoms
 from simulations.run import start_simulation
 from simulations.settings import SimulationSettings
@@ -71,21 +74,26 @@ def main() -> None:
         share = HELD_OUT / (sites * arguments.made_up + HELD_OUT)
     asked = SimulationSettings(data=Path(scans), sites=sites, rounds=recipe.rounds, start=start)
     asked = asked if share is None else replace(asked, held_out=share)
-    found: dict[str, Any] = {}
+    scores: dict[str, Path] = {}
     for epsilon in (*arguments.epsilons, math.inf):
         folder = out / f"epsilon-{epsilon:g}"
         if not (folder / "summary.json").is_file():
             private = replace(asked, epsilon=min(epsilon, NO_NOISE), privacy=recipe.asked(epsilon))
             start_simulation(private, folder)
-        found[INFINITY if math.isinf(epsilon) else f"{epsilon:g}"] = _dice(folder / "evaluation" / "metrics.json")
+        scores[INFINITY if math.isinf(epsilon) else f"{epsilon:g}"] = folder / "evaluation"
     held_out = folder / "sites" / "held-out"
     if not (out / START / "metrics.json").is_file():
         evaluate(load(start), load_task(start), find_cases(held_out), out / START, device=choose_device("auto"), seed=0)
-    found[START] = _dice(out / START / "metrics.json")
+    scores[START] = out / START
+    found = {name: {**_dice(place), "gain": _gain(place, out / START)} for name, place in scores.items()}
     write_json(out / "utility.json", found)
     draw(found, out / "utility.png", f"{sites} sites, {recipe.rounds} rounds, delta 1e-5")
-    rows = [(name, f"{d['mean']:.3f}", f"[{d['low']:.3f}, {d['high']:.3f}]") for name, d in found.items()]
-    print(table(("epsilon", "mean Dice", "95 % interval"), rows))
+    rows = [(name, _spoken(dice, ""), _spoken(dice["gain"], "+")) for name, dice in found.items()]
+    print(table(("epsilon", "mean Dice [95 % interval]", "gain over the start, case by case"), rows))
+
+
+def _spoken(found: Mapping[str, Any], sign: str) -> str:
+    return f"{found['mean']:{sign}.3f} [{found['low']:{sign}.3f}, {found['high']:{sign}.3f}]"
 
 
 def _made_up(folder: Path, cases: int) -> Path:
@@ -94,12 +102,29 @@ def _made_up(folder: Path, cases: int) -> Path:
     return folder
 
 
-def _dice(metrics: Path) -> dict[str, float]:
-    values: dict[str, float] = json.loads(metrics.read_text(encoding="utf-8"))["mean_dice_over_cases"]
+def _dice(evaluation: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))[
+        "mean_dice_over_cases"
+    ]
     return values
 
 
-def draw(found: Mapping[str, Mapping[str, float]], path: Path, title: str) -> None:
+def _gain(evaluation: Path, start: Path) -> dict[str, Any]:
+    """How much more Dice than the start has: cases differ more from one another than runs do."""
+    ours, theirs = _by_case(evaluation), _by_case(start)
+    return asdict(summarise(np.array([ours[case] - dice for case, dice in theirs.items()]), seed=0))
+
+
+def _by_case(evaluation: Path) -> dict[str, float]:
+    """Mean Dice over the structures, by case."""
+    scores: dict[str, list[float]] = {}
+    with (evaluation / "cases.csv").open(encoding="utf-8", newline="") as table_of_cases:
+        for row in csv.DictReader(table_of_cases):
+            scores.setdefault(row["case"], []).append(float(row["dice"]))
+    return {case: sum(dice) / len(dice) for case, dice in scores.items()}
+
+
+def draw(found: Mapping[str, Mapping[str, Any]], path: Path, title: str) -> None:
     """Dice against epsilon, with the start and the run without noise as lines."""
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
@@ -118,7 +143,7 @@ def draw(found: Mapping[str, Mapping[str, float]], path: Path, title: str) -> No
         axes.axhline(found[name]["mean"], linestyle=style, color="#555555", label=label)
     axes.set_xticks(list(places), [f"{epsilon:g}" for epsilon, _ in points])
     axes.set(xlabel="epsilon of each patient (less is more private)", ylabel="mean Dice on held-out cases", title=title)
-    axes.legend(loc="upper left", bbox_to_anchor=(0.0, 0.93))
+    figure.legend(loc="outside lower center", ncols=3, fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 
