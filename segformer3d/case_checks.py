@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segformer3d.benchmark_tasks import TASKS
+from segformer3d.boxes import along_memory
 from segformer3d.contrasts import contrast, images_for
 from segformer3d.errors import CaseError
 from segformer3d.lacks import check_lacks, present_task
@@ -67,11 +68,6 @@ def check_image(channels: Sequence[Channel] | Channel, task: Task) -> tuple[tupl
             raise CaseError(f"the image is empty: every voxel of contrast {name} has the same value")
         _check_kind(name, channel, low, task)
     return extremes
-
-
-def along_memory(array: Channel) -> Channel:
-    """The same values along the way that they lie in memory: NumPy is eight times as fast as against it."""
-    return array[tuple(slice(None, None, -1 if stride < 0 else 1) for stride in array.strides)]
 
 
 def _extremes(channels: Sequence[Channel]) -> tuple[tuple[float, float], ...]:

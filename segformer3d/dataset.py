@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from segformer3d.boxes import nonzero_box
 from segformer3d.case_checks import for_task
 from segformer3d.cases import CaseFiles, find_cases
 from segformer3d.errors import CaseError, DataError
@@ -29,7 +30,6 @@ from segformer3d.processes import map_cases
 from segformer3d.quarantine import with_quarantine
 from segformer3d.tasks import Task
 from segformer3d.volumes import (
-    nonzero_box,
     read_stored,
     resample_image,
     resample_label,

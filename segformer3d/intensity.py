@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segformer3d.case_checks import along_memory
+from segformer3d.boxes import WHOLE, along_memory, nonzero_box
 from segformer3d.task import Task
 
 Image = NDArray[np.float32]
@@ -15,7 +15,7 @@ Channel = NDArray[Any]
 Doubles = NDArray[np.float64]
 Scale = Callable[[Doubles], Doubles]
 
-_PLANES = 16  # that are scaled at a time: as many bytes as the fastest memory holds
+_PLANES = 4  # that are scaled at a time: as many bytes as the fastest memory holds
 _VALUES = 2**16  # that are summed at a time, for the same reason; sums of so many squares of 16 bits are exact
 
 
@@ -38,9 +38,12 @@ def scale_contrasts(contrasts: Iterable[Channel], places: Sequence[int], task: T
     contrasts = tuple(contrasts)
     scaled_CXYZ = np.zeros((len(task.modalities), *contrasts[0].shape), np.float32)
     for channel_XYZ, place in zip(contrasts, places, strict=True):
-        if channel_XYZ.any():  # an absent contrast; a scan of one value everywhere is refused
-            apply = _by_table if _is_small_integer(channel_XYZ) else _plane_by_plane
-            apply(channel_XYZ, _scale_for(channel_XYZ, task), scaled_CXYZ[place])
+        box = nonzero_box(channel_XYZ)
+        if 0 in channel_XYZ[box].shape:  # an absent contrast; a scan of one value everywhere is refused
+            continue
+        box = box if task.intensity == "zscore_nonzero" else WHOLE  # beyond it all is 0 and stays so
+        apply = _by_table if _is_small_integer(channel_XYZ) else _plane_by_plane
+        apply(channel_XYZ[box], _scale_for(channel_XYZ[box], task), scaled_CXYZ[place][box])
     return scaled_CXYZ
 
 
@@ -49,14 +52,14 @@ def _is_small_integer(channel: Channel) -> bool:
 
 
 def _by_table(channel_XYZ: Channel, scale: Scale, scaled_XYZ: Image) -> None:
-    """Scanners' 16 bits have so few values that each is scaled once and then looked up."""
+    """Scanners' 16 bits have so few values that each is scaled once and then looked up, negative ones from the end."""
     forward = along_memory(channel_XYZ)
-    lowest, highest = int(forward.min()), int(forward.max())
-    table = scale(np.arange(lowest, highest + 1, dtype=np.float64)).astype(np.float32)
+    values = np.arange(min(int(forward.min()), 0), max(int(forward.max()), 0) + 1)
+    table = np.empty(len(values), np.float32)
+    table[values] = scale(values.astype(np.float64))
     for first in range(0, len(channel_XYZ), _PLANES):
         some = slice(first, first + _PLANES)
-        rows = np.subtract(channel_XYZ[some], lowest, dtype=np.intp)
-        np.take(table, rows, out=scaled_XYZ[some], mode="clip")  # the mode that needs no copy of `out`
+        scaled_XYZ[some] = np.take(table, channel_XYZ[some], mode="wrap")  # the mode that takes negative ones
 
 
 def _plane_by_plane(channel_XYZ: Channel, scale: Scale, scaled_XYZ: Image) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
+from segformer3d.boxes import nonzero_box
 from segformer3d.case_checks import check_image, check_labels, for_task
 from segformer3d.config import Triple
 from segformer3d.errors import CaseError
@@ -170,18 +171,6 @@ def _count_values(label: NDArray[Any], task: Task) -> dict[int, int]:
     if sum(counts.values()) < label.size:
         check_labels(np.unique(label), task)
     return counts
-
-
-def nonzero_box(array: NDArray[Any]) -> tuple[slice, ...]:
-    """The smallest box around what is not 0; an empty one where all is."""
-    box = [slice(0, size) for size in array.shape]
-    for axis in np.argsort(
-        [-abs(stride) for stride in array.strides]
-    ):  # the longest strides cut off most at least cost
-        slices = np.moveaxis(array[tuple(box)], axis, 0)
-        hits = np.flatnonzero([np.count_nonzero(part) for part in slices])
-        box[axis] = slice(int(hits[0]), int(hits[-1]) + 1) if hits.size else slice(0, 0)
-    return tuple(box)
 
 
 def _check_size(stored: StoredCase, task: Task) -> None:

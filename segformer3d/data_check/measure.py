@@ -7,6 +7,7 @@ import numpy as np
 from nibabel.affines import obliquity
 from numpy.typing import NDArray
 
+from segformer3d.boxes import nonzero_box
 from segformer3d.data_check.facts import CaseFacts, ChannelFacts, Geometry, Picture, Refused
 from segformer3d.data_check.fingerprint import cell_size, make_fingerprint
 from segformer3d.data_check.intensities import measure_channels, measure_relations, take_sample
@@ -16,7 +17,7 @@ from segformer3d.layouts.files import CaseFiles
 from segformer3d.nifti import Affine
 from segformer3d.patients import patient_of
 from segformer3d.task import Task
-from segformer3d.volumes import StoredCase, nonzero_box, read_stored, spacing_of
+from segformer3d.volumes import StoredCase, read_stored, spacing_of
 
 _PICTURE_SIDE = 160  # pixels
 

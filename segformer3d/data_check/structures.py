@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from segformer3d.boxes import nonzero_box
 from segformer3d.data_check.facts import StructureFacts
 from segformer3d.task import Task
-from segformer3d.volumes import StoredCase, nonzero_box, spacing_of
+from segformer3d.volumes import StoredCase, spacing_of
 
 _EDGES = (("left", "right"), ("back", "front"), ("bottom", "top"))  # the low and the high end of X, Y and Z
 _CORNERS = np.ones((3, 3, 3))  # pieces that touch at a corner are one

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from segformer3d.boxes import nonzero_box
 from segformer3d.cases import CaseFiles
 from segformer3d.data_check.facts import CaseFacts, Refused
 from segformer3d.data_check.fingerprint import CELLS, at_cell_size, cell_size
 from segformer3d.data_check.intensities import PERCENTILES, SAMPLE, SHAPE_PERCENTILES, even_sample
 from segformer3d.data_check.measure import measure_case
 from segformer3d.task import Task
-from segformer3d.volumes import nonzero_box
 from tests.conftest import WriteNifti
 from tests.segformer3d.data_check.conftest import SHAPE, Array, sound_case
 
