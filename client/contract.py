@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from flwr.app import ArrayRecord, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MessageType, MetricRecord, RecordDict
 
 from client.envelope import ABOUT, CONFIG, about_of, config_of, read_about, read_config, text_of
 from client.exchange.parcel import OpenModel, OpenUpdate, is_packed, plain_model, record_of_payload
@@ -35,7 +35,7 @@ ARRAYS, METRICS, CONTROL = "arrays", "metrics", "control"
 PREPARE, TRAIN, EVALUATE = MessageType.QUERY, MessageType.TRAIN, MessageType.EVALUATE
 
 # The numbers of each message by their names on the wire.
-_ASKED = {"round": int, "rounds": int, "local_epochs": int, "seed": int}
+_ASKED = {"round": int, "rounds": int, "local_epochs": int, "seed": int, "counted": int}
 _PREPARED = {"train_cases": int, "validation_cases": int, "set_aside": int, "balance": list, "seconds": float}
 _TRAINING = {"loss": float, "cases": int, "samples": int, "steps": int, "seconds": float}
 _VALIDATION = {"dice": list, "loss": float, "cases": int, "seconds": float}
@@ -128,6 +128,8 @@ class TrainRequest:
         rule: the site's part of the strategy.
         control: of SCAFFOLD, the mean control variate by parameter; None without.
         exchange: how the model came, and how the update shall travel.
+        counted: the last round whose reply of this site went into the model, 0 for none; what the site remembers of
+            later ones does not count either. The one thing that differs from site to site, see `counting`.
     """
 
     run: str
@@ -142,6 +144,7 @@ class TrainRequest:
     rule: LocalRule = field(default_factory=LocalRule)
     control: Weights | None = None
     exchange: Exchange = EXCHANGES[PLAIN]
+    counted: int = 0
 
     def encode(self, payload: bytes | None = None) -> RecordDict:
         """The message's content, with this payload in the place of plain weights."""
@@ -170,6 +173,12 @@ class TrainRequest:
             raise ReplyError("the model does not travel as the run's exchange says")
         control = _read_control(records, values["rule"])
         return cls(**values, weights=open_model(values["run"], values["task"], arrays), control=control)
+
+
+def counting(request: RecordDict, counted: int) -> RecordDict:
+    """An encoded request to train, for a site of which this is the last round that counted; the rest is shared."""
+    config = record_of(request, CONFIG, ConfigRecord)
+    return RecordDict({**request, CONFIG: ConfigRecord({**config, "counted": counted})})
 
 
 @dataclass(frozen=True, eq=False)

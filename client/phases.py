@@ -76,7 +76,7 @@ def train_site(site: SiteSettings, request: TrainRequest, question: str) -> Trai
         _put_by(model)
         return reply
     folder = site.work / request.run
-    memory = recall(request.rule, folder, request.round)
+    memory = recall(request.rule, folder, request.counted + 1 if request.rule.follows else request.round)
     put_own_norms(request.rule, model, memory)
     validation = validate(model, data.validation, request.task, device=device)
     part = Part(request.round - 1, request.rounds, request.local_epochs, request.seed, site.name)

@@ -100,7 +100,7 @@ def apply(
         state: before the round.
         replies: in any order.
         strategy: which parts are composed.
-        sites: how many sites were asked; None stands for those that answered.
+        sites: how many sites the run has, those that are away included; None stands for those that answered.
     """
     ordered = sorted(replies, key=lambda reply: reply.site)
     shares = shares_of(strategy.shares, ordered)
@@ -169,7 +169,7 @@ def _buffer(name: str, value: NDArray[Any], counted: _Round, strategy: Strategy)
     """A batch norm's statistic after the round."""
     updates, shares = counted.updates, counted.shares
     pooled: NDArray[Any]
-    if strategy.centre in ("median", "trimmed-mean", "norm-bound"):
+    if strategy.centre != "mean":
         pooled = coordinate_median([update[name] for update in updates.values()])
     elif name.endswith(COUNTER):
         pooled = np.max([update[name] for update in updates.values()], axis=0)

@@ -11,6 +11,7 @@ from functools import cached_property
 
 from flwr.app import RecordDict
 
+from client.contract import counting
 from client.exchange.parcel import Change, pack_change, pack_whole
 from client.exchange.settings import Exchange
 from client.weights import Weights
@@ -58,11 +59,15 @@ class Delivery:
         model: what is delivered.
         encode: makes the request around a payload, or around plain weights for None.
         holds: the digest of the model that each site holds, by the site's name.
+        counted: the last round whose reply counted, by the site's name, where requests say so.
     """
 
-    def __init__(self, model: NextModel, encode: Encode, holds: Mapping[str, str]) -> None:
+    def __init__(
+        self, model: NextModel, encode: Encode, holds: Mapping[str, str], counted: Mapping[str, int] | None = None
+    ) -> None:
         self._model = model
         self._encode = encode
+        self._counted = counted
         change = model.change
         self._whole: set[str] = set()
         if change is not None and change.base:  # anybody can do with a change from nothing
@@ -71,6 +76,11 @@ class Delivery:
 
     def groups(self, sites: Mapping[int, str]) -> Iterator[tuple[RecordDict, Sequence[int]]]:
         """Requests, and the nodes that get each of them; `sites` are the nodes' names."""
+        if self._counted is not None:
+            for node, site in sites.items():
+                request = self._long if site in self._whole else self._short
+                yield counting(request, self._counted.get(site, 0)), [node]
+            return
         whole = [node for node, site in sites.items() if site in self._whole]
         others = [node for node, site in sites.items() if site not in self._whole]
         if others:

@@ -10,7 +10,7 @@ from client.privacy.settings import PrivacySettings
 from segformer3d.errors import ConfigurationError
 from segformer3d.settings import TrainingSettings
 from segformer3d.tasks import Task, task_from_json
-from server.strategies.strategy import Strategy, check_private, strategy_from_json
+from server.strategies.strategy import Strategy, check_exchange, check_private, strategy_from_json
 
 _WHOLE = (
     ("rounds", 1, 100_000),
@@ -66,7 +66,7 @@ class FederationSettings:
     exchange: str = PLAIN
 
     def __post_init__(self) -> None:
-        named_exchange(self.exchange)
+        exchange = named_exchange(self.exchange)
         if self.privacy is not None and self.task.model.norm == "batch":
             raise ConfigurationError(
                 'batch norm makes patients depend on each other, so a private run cannot have it; say norm = "group"'
@@ -91,6 +91,7 @@ class FederationSettings:
             raise ConfigurationError(f"{_PACE} must be 0 or in [1, 1000], got {self.pace!r}")
         if self.privacy is not None:
             check_private(self.strategy)
+        check_exchange(self.strategy, exchange)
         if self.minimum_sites < self.strategy.fewest_sites:
             raise ConfigurationError(
                 f"the strategy {self.strategy.name} needs {self.strategy.fewest_sites} good replies a round, so "

@@ -220,6 +220,11 @@ def begin_rounds(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
     write_text(folder / ROUNDS_FILE, "".join(_line(record) for record in history))
 
 
+def last_counted(history: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """The last round whose reply of a site went into the model, by the site's name."""
+    return {site["site"]: record["round"] for record in history for site in record["sites"]}
+
+
 def append_round(folder: Path, record: Mapping[str, Any]) -> None:
     """Append a round, synced to disk.
 

@@ -19,7 +19,7 @@ from client.privacy.settings import PrivacySettings
 from client.weights import COUNTER, MEAN, VARIANCE, Weights, check_layout, is_buffer, parameter_norm
 from segformer3d.errors import ReplyError
 from segformer3d.tasks import Task
-from segformer3d.training import ValidationReport
+from segformer3d.training import TrainingReport, ValidationReport
 
 MOST_COUNT = 10_000_000
 # An update may be this many times as long as the global parameters, and so much longer. AdamW at a sane rate stays
@@ -28,7 +28,8 @@ ABSOLUTE_FACTOR, ABSOLUTE_FLOOR = 10.0, 10.0
 # And this many times as long as the median of the other sites' updates, where there are two or more others. A site with
 # a hundred times as many cases takes a hundred times as many steps and is no outlier.
 RELATIVE_FACTOR = 100.0
-MOST_CONTROL = 1e7  # ten times the largest norm that gradients may be clipped to
+MOST_LOSS = 1e3  # the logarithm of the least float32 is 103
+ROUNDING = 1.001  # sums of float32 may pass a limit by so much
 MOST_MEAN, MOST_VARIANCE, MOST_BATCHES = 1e6, 1e12, 10**12
 
 # Counts of a site's data and the least that they may be, and counts of its work.
@@ -114,13 +115,11 @@ def check_train(reply: TrainReply, ready: PrepareReply, request: TrainRequest, l
         public = public_training(request.privacy, ready.promise)
         _check_public(reply.training, public, (*_WORK, "loss", "seconds"), "training ")
     else:
-        _check_seconds(reply.training.seconds)
-        if not math.isfinite(reply.training.loss):
-            raise UnfitReplyError("its training loss is not finite", _TRAINING_BROKE)
+        _check_work(reply.training, request)
     _check_validation(reply.validation, ready, request.task)
     check_layout(reply.update, request.weights)
     _check_values(reply)
-    _check_control(reply.control, request.control)
+    _check_control(reply.control, request)
     _check_norm(reply.update_norm, longest)
 
 
@@ -187,6 +186,20 @@ def _check_promise(promise: Promise | None, privacy: PrivacySettings | None) -> 
         raise UnfitReplyError("its promise withholds other numbers than the contract says", SAME_VERSION)
 
 
+def _check_work(report: TrainingReport, request: TrainRequest) -> None:
+    """Steps are weights in some strategies; how many there are follows from what was asked."""
+    samples = report.cases * request.local_epochs
+    steps = -(-samples // request.training.batch_size)
+    if (report.samples, report.steps) != (samples, steps):
+        raise UnfitReplyError(
+            f"it says {report.samples} samples in {report.steps} steps where its cases make {samples} in {steps}",
+            SAME_VERSION,
+        )
+    _check_seconds(report.seconds)
+    if not abs(report.loss) <= MOST_LOSS:
+        raise UnfitReplyError(f"its training loss must be a number up to {MOST_LOSS:g}", _TRAINING_BROKE)
+
+
 def _check_seconds(value: float) -> None:
     if not (math.isfinite(value) and value >= 0):
         raise UnfitReplyError("its seconds must be finite and not negative", SEE_LOG)
@@ -203,8 +216,8 @@ def _check_validation(report: ValidationReport, ready: PrepareReply, task: Task)
         _check_public(report, no_validation(task), ("cases", "dice", "loss", "seconds"), "validation ")
         return
     _check_seconds(report.seconds)
-    if report.cases and not math.isfinite(report.loss):
-        raise UnfitReplyError("its validation loss is not finite", SEE_LOG)
+    if report.cases and not abs(report.loss) <= MOST_LOSS:
+        raise UnfitReplyError(f"its validation loss must be a number up to {MOST_LOSS:g}", SEE_LOG)
     structures = len(task.structures)
     if len(report.dice) != structures or not all(math.isnan(d) or 0 <= d <= 1 for d in report.dice):
         raise UnfitReplyError(f"its Dice must be {structures} values in [0, 1], or NaN where absent", SEE_LOG)
@@ -242,16 +255,17 @@ _BUFFER_RANGES: tuple[tuple[str, float, float], ...] = (
 )
 
 
-def _check_control(change: Weights | None, control: Weights | None) -> None:
+def _check_control(change: Weights | None, request: TrainRequest) -> None:
     """SCAFFOLD's: there when it was asked for, finite, and no longer than gradients that were clipped can make it."""
+    control, longest = request.control, 2 * request.training.gradient_clip * ROUNDING
     if (change is None) != (control is None):
         told = "lacks" if change is None else "has"
         raise UnfitReplyError(f"its reply {told} control variates, and the strategy says otherwise", SAME_VERSION)
     if change is None or control is None:
         return
     check_layout(change, control)
-    if not parameter_norm(change) <= MOST_CONTROL:
-        raise UnfitReplyError(f"its control variates have a norm above {MOST_CONTROL:g}, or none", _TRAINING_BROKE)
+    if not parameter_norm(change) <= longest:
+        raise UnfitReplyError(f"its control variates have a norm above {longest:g}, or none", _TRAINING_BROKE)
 
 
 def _check_norm(norm: float, longest: float) -> None:

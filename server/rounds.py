@@ -42,6 +42,7 @@ from server.records import (
     SitesReady,
     append_round,
     begin_rounds,
+    last_counted,
     plain,
     score,
 )
@@ -143,7 +144,10 @@ class Federation:
             saved = beside.submit(self._keep_best, measured, self._state.weights)
             averaging = time.perf_counter()
             averaged, diagnostics = apply(
-                self._aggregation(), [item.reply for item in kept], self._settings.strategy, len(members)
+                self._aggregation(),
+                [item.reply for item in kept],
+                self._settings.strategy,
+                len(self._everybody(members)),
             )
             seconds = time.perf_counter() - averaging
             best = saved.result()
@@ -158,6 +162,10 @@ class Federation:
             set_aside=tuple(self._set_aside),
         )
         self._complete(record, averaged, best, model.memory)
+
+    def _everybody(self, members: Sequence[Member]) -> set[str]:
+        """All sites that have ever been in the run: what strategies remember of one stays while it is away."""
+        return {*last_counted(self._state.history), *(member.site for member in members)}
 
     def _keep(self, number: int, received: list[Received[TrainReply]]) -> list[Received[TrainReply]]:
         """Without outliers, and enough of them."""
@@ -235,7 +243,8 @@ class Federation:
         )
         longest = cache(partial(longest_update, state.weights))  # not worked out before the sites are at work
         read = partial(read_train, request=request, digest=model.digest, longest=longest)
-        delivery = Delivery(model, request.encode, self._holders(members))
+        counted = last_counted(state.history) if settings.strategy.rule.follows else None
+        delivery = Delivery(model, request.encode, self._holders(members), counted)
         return Question(TRAIN, number, delivery, settings.round_deadline_s, self._pace, settings.again_s, read)
 
     def _evaluate_question(self, last: Weights, members: Sequence[Member]) -> Question[EvaluateReply]:

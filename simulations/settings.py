@@ -13,7 +13,7 @@ from segformer3d.patients import check_pattern
 from segformer3d.settings import TrainingSettings
 from segformer3d.tasks import Task, adjust, choose_task
 from server.federation import model_settings
-from server.strategies.strategy import Strategy, check_private, strategy_from_json
+from server.strategies.strategy import Strategy, check_exchange, check_private, strategy_from_json
 from simulations.partitions import PARTITIONS
 from simulations.scenarios import Scenario, get_scenario
 
@@ -112,7 +112,6 @@ class SimulationSettings:
         if self.epsilon is None and (self.delta is not None or self.privacy):
             raise ConfigurationError("settings of privacy need an --epsilon: what the run may cost each patient")
         self._check_strategy(private=self.privacy_of(None) is not None)
-        named_exchange(self.exchange)
         if self.patient_pattern is not None:
             check_pattern(self.patient_pattern)
 
@@ -121,6 +120,12 @@ class SimulationSettings:
             raise ConfigurationError(
                 f"the strategy {self.strategy.name} needs {self.strategy.fewest_sites} sites, got --sites {self.sites}"
             )
+        if self.needed_sites < self.strategy.fewest_sites:
+            raise ConfigurationError(
+                f"the strategy {self.strategy.name} needs {self.strategy.fewest_sites} good replies a round, got "
+                f"--minimum-sites {self.minimum_sites}"
+            )
+        check_exchange(self.strategy, named_exchange(self.exchange))
         if private:
             check_private(self.strategy)
 

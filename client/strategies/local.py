@@ -101,6 +101,8 @@ def put_own_norms(rule: LocalRule, model: SegFormer3D, memory: Mapping[str, Tens
 def recall(rule: LocalRule, folder: Path, round_number: int) -> Mapping[str, Tensor]:
     """What the site remembers from the rounds before this one; nothing in its first.
 
+    What it remembers of this round and later ones is of a past that is redone, or that did not count, and is removed.
+
     Raises:
         CheckpointError: the file is damaged.
         StorageError: what belongs to a past that is redone cannot be removed.

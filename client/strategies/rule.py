@@ -49,6 +49,11 @@ class LocalRule:
         """Whether a site keeps something of its own between rounds, its optimizer's moments aside."""
         return self.control or self.dynamic > 0 or self.local_norms or self.personal > 0
 
+    @property
+    def follows(self) -> bool:
+        """Whether what a site remembers must be of the replies that the server has used: both keep a part of a sum."""
+        return self.control or self.dynamic > 0
+
     def to_json(self) -> dict[str, Any]:
         """The rule as plain JSON values; `from_json` is its inverse."""
         return asdict(self)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from client.exchange.settings import SPARSE, Exchange
 from client.strategies.rule import LocalRule
 from segformer3d.errors import ConfigurationError
 
@@ -65,6 +66,7 @@ class Strategy:
         if type(self.normalised) is not bool:
             raise ConfigurationError(f"normalised of a strategy must be true or false, got {self.normalised!r}")
         _check_together(self)
+        _check_read(self)
 
     @property
     def fewest_sites(self) -> int:
@@ -131,9 +133,28 @@ def check_private(strategy: Strategy) -> None:
             raise ConfigurationError(f"a private run cannot have the strategy {name}: {why}")
 
 
+def check_exchange(strategy: Strategy, exchange: Exchange) -> None:
+    """See that a strategy can do with what an exchange leaves of updates.
+
+    Raises:
+        ConfigurationError: it cannot; the text says why.
+    """
+    if strategy.centre in ("median", "trimmed-mean") and exchange.up is not None and exchange.up.name == SPARSE:
+        raise ConfigurationError(
+            f"the strategy {strategy.name} cannot have the exchange {exchange.name}: most sites send nothing of a "
+            "parameter, so nothing is what its middle would be; choose compact, or krum"
+        )
+
+
 def _check_together(strategy: Strategy) -> None:
-    robust = strategy.centre != "mean"
+    robust, unequal = strategy.centre != "mean", strategy.shares != "equal"
     for asked, why in (
+        (robust and unequal, 'a robust centre cannot believe what sites say of themselves; say shares = "equal"'),
+        (strategy.rule.dynamic and unequal, 'FedDyn\'s memory is an equal mean; say shares = "equal"'),
+        (strategy.rule.control and unequal, 'SCAFFOLD\'s control variates are an equal mean; say shares = "equal"'),
+        (strategy.rule.dynamic and strategy.normalised, "FedDyn corrects unequal local work itself"),
+        (strategy.rule.control and strategy.normalised, "SCAFFOLD corrects unequal local work itself"),
+        (strategy.rule.dynamic and strategy.server_rate != 1, "FedDyn takes the server's step itself"),
         (strategy.rule.dynamic and robust, "FedDyn's memory follows the mean of all updates"),
         (strategy.rule.dynamic and strategy.optimizer != "none", "FedDyn takes the server's step itself"),
         (strategy.normalised and robust, "FedNova weighs every update, a robust centre none"),
@@ -143,6 +164,20 @@ def _check_together(strategy: Strategy) -> None:
             raise ConfigurationError(f"the parts of the strategy {strategy.name} do not go together: {why}")
 
 
+def _check_read(strategy: Strategy) -> None:
+    """Whether what was set is read by anything."""
+    for name, part, readers in _READ_BY:
+        if getattr(strategy, name) != _DEFAULTS[name] and getattr(strategy, part) not in readers:
+            raise ConfigurationError(f"{name} of a strategy has no effect unless {part} is {' or '.join(readers)}")
+
+
+_READ_BY = (
+    ("momentum", "optimizer", ("momentum", "adam", "yogi")),
+    ("second", "optimizer", ("adam", "yogi")),
+    ("floor", "optimizer", ("adam", "yogi")),
+    ("hostile", "centre", ("trimmed-mean", "krum")),
+)
+_DEFAULTS = {item.name: item.default for item in fields(Strategy)}
 _RANGES = (
     ("server_rate", 1e-6, 10.0, "[1e-6, 10]"),
     ("momentum", 0.0, 0.999, "[0, 0.999]"),
@@ -164,8 +199,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "ditto": {"rule": LocalRule(personal=0.01)},
     "qfedavg": {"shares": "loss"},
     "averaged": {"average": 0.8},
-    "median": {"centre": "median"},
-    "trimmed-mean": {"centre": "trimmed-mean"},
-    "krum": {"centre": "krum"},
-    "norm-bound": {"centre": "norm-bound"},
+    "median": {"centre": "median", "shares": "equal"},
+    "trimmed-mean": {"centre": "trimmed-mean", "shares": "equal"},
+    "krum": {"centre": "krum", "shares": "equal"},
+    "norm-bound": {"centre": "norm-bound", "shares": "equal"},
 }

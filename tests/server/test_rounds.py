@@ -93,7 +93,7 @@ def test_a_rounds_record_tells_all(tmp_path: Path) -> None:
     assert first["bytes_down"] == message_bytes(request.content)
     size = sum(value.nbytes for value in tiny_weights().values())
     assert size < first["bytes_up"] < first["bytes_down"] < 2 * size + 40_000
-    assert (first["cases"], first["share"], first["loss"], first["steps"]) == (4, 0.25, 0.5, 2)
+    assert (first["cases"], first["share"], first["loss"], first["steps"]) == (4, 0.25, 0.5, 4)
     assert (first["training_seconds"], first["validation_seconds"]) == (0.5, 0.25)
     assert 0 <= first["seconds"] <= record["seconds"] < 10
     assert record["agreement"] == pytest.approx(1.0)

@@ -68,6 +68,10 @@ def test_adam_scales_steps_by_what_they_were() -> None:
     state = after(strategy, [[A, B]])
     # m = 0.5 (1, -3); v = 0.25 (1, 9), √v = (0.5, 1.5); step = (0.5 / 1, -1.5 / 2) = (0.5, -0.75).
     np.testing.assert_array_equal(state.weights["w"], np.array([1.5, 1.25], F4))
+    again = after(strategy, [[A, B], [A, B]])
+    # m = 0.75 (1, -3); v = 0.75 · 0.25 (1, 9) + 0.25 (1, 9) = 0.4375 (1, 9).
+    expected = np.array([1.5 + 0.75 / (0.4375**0.5 + 0.5), 1.25 - 2.25 / (3 * 0.4375**0.5 + 0.5)])
+    np.testing.assert_allclose(again.weights["w"], expected, rtol=1e-6)
     np.testing.assert_array_equal(state.weights["bn.running_mean"], np.array([3.0], F4))
 
 
@@ -178,8 +182,8 @@ ROUNDS = [
             Strategy("fedyogi", optimizer="yogi", momentum=0.9, second=0.8, floor=0.01, server_rate=0.1),
             FedYogi(eta=0.1, beta_1=0.9, beta_2=0.8, tau=0.01),
         ),
-        (Strategy("median", centre="median"), FedMedian()),
-        (Strategy("trimmed-mean", centre="trimmed-mean"), FedTrimmedAvg(beta=0.34)),
+        (Strategy("median", centre="median", shares="equal"), FedMedian()),
+        (Strategy("trimmed-mean", centre="trimmed-mean", shares="equal"), FedTrimmedAvg(beta=0.34)),
     ],
     ids=lambda value: value.name if isinstance(value, Strategy) else "",
 )
@@ -204,6 +208,25 @@ def test_one_hostile_site_of_eight_moves_a_robust_centre_little(name: str, scale
     assert abs(float(attacked["bn.running_mean"][0] - clean["bn.running_mean"][0])) <= 1.0
     plain = apply(init(GLOBAL), [*HONEST, hostile])[0].weights
     assert np.abs(plain["bn.running_mean"] - clean["bn.running_mean"]).max() > 1e5, "plain averaging breaks"
+
+
+@pytest.mark.parametrize("name", ["median", "trimmed-mean", "krum", "norm-bound"])
+def test_neither_statistics_alone_nor_a_lie_about_cases_move_a_robust_centre(name: str) -> None:
+    strategy = named_strategy(name)
+    clean = after(strategy, [HONEST]).weights
+    poisoned = reply("t", moved(1.0, -1.0, mean=1e6))  # honest but for its statistics
+    attacked = after(strategy, [[*HONEST, poisoned]]).weights
+    assert abs(float(attacked["bn.running_mean"][0] - clean["bn.running_mean"][0])) <= 1.0
+    liar = reply("t", moved(-1.0, 1.0), cases=10_000_000)
+    attacked = after(strategy, [[*HONEST, liar]]).weights
+    assert np.abs(attacked["w"] - clean["w"]).max() < 0.35, "one of eight, whatever it says"
+
+
+def test_a_long_update_is_cut_to_the_median_length() -> None:
+    """Norms 1, 2 and 8: the median is 2, so (0, 8) counts as (0, 2); the mean of (1, 0), (2, 0), (0, 2) is added."""
+    three = [reply("a", moved(1.0, 0.0)), reply("b", moved(2.0, 0.0)), reply("c", moved(0.0, 8.0))]
+    state = after(named_strategy("norm-bound"), [three])
+    np.testing.assert_allclose(state.weights["w"], np.array([1.0 + 1.0, 2.0 + 2 / 3]), rtol=1e-6)
 
 
 def test_krum_by_hand() -> None:
@@ -276,6 +299,15 @@ def test_parts_are_set_beside_the_name() -> None:
         ({"name": "scaffold", "centre": "median"}, "SCAFFOLD's control variates are means"),
         ({"name": "scaffold", "dynamic": 0.1}, "both correct a site's drift"),
         ({"name": "feddyn", "optimizer": "adam"}, "FedDyn takes the server's step itself"),
+        ({"name": "feddyn", "shares": "cases"}, "FedDyn's memory is an equal mean"),
+        ({"name": "feddyn", "normalised": True}, "FedDyn corrects unequal local work itself"),
+        ({"name": "feddyn", "server_rate": 0.5}, "FedDyn takes the server's step itself"),
+        ({"name": "scaffold", "shares": "cases"}, "SCAFFOLD's control variates are an equal mean"),
+        ({"name": "scaffold", "normalised": True}, "SCAFFOLD corrects unequal local work itself"),
+        ({"name": "krum", "shares": "cases"}, "cannot believe what sites say of themselves"),
+        ({"name": "fedavg", "momentum": 0.9}, "momentum of a strategy has no effect unless optimizer is momentum"),
+        ({"name": "fedavgm", "floor": 0.1}, "floor of a strategy has no effect unless optimizer is adam or yogi"),
+        ({"name": "median", "hostile": 2}, "hostile of a strategy has no effect unless centre is trimmed-mean or krum"),
         ({"rule": 3}, "rule of a strategy must be a table"),
         ({"normalised": 1}, "normalised of a strategy must be true or false"),
     ],

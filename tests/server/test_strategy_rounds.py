@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flwr.app import Error, Message, RecordDict
+from safetensors.numpy import load_file
 
 from client import phases
 from client.app import make_client_app
@@ -151,6 +152,42 @@ def test_control_variates_travel_both_ways_and_are_checked(tmp_path: Path) -> No
     assert not any(value.any() for value in first.control.values())
     assert any(value.any() for value in second.control.values())
     assert one.sites[0].bytes_up > 1.9 * len(b"".join(v.tobytes() for v in tiny_weights().values()))
+
+
+@pytest.mark.parametrize("name", ["scaffold", "feddyn"])
+def test_what_the_server_remembers_is_the_mean_of_what_sites_do(tmp_path: Path, name: str) -> None:
+    """Also when a trained reply was lost (site-3 in round 2) and a site was away for a round (site-2 in round 3)."""
+    sites = sites_in(tmp_path / "sites", 3)
+    grid = TinyGrid(sites)
+
+    def first(message: Message) -> Message:
+        if message.metadata.message_type == TRAIN:
+            grid.offline = {2} if TrainRequest.decode(message.content).round == 2 else set()
+        answer = sites[1](message)
+        assert isinstance(answer, Message)
+        return answer
+
+    def losing(message: Message) -> Message:
+        answer = sites[3](message)
+        assert isinstance(answer, Message)
+        lost = message.metadata.message_type == TRAIN and TrainRequest.decode(message.content).round == 2
+        return Message(Error(1, "lost on its way"), reply_to=message) if lost else answer
+
+    grid.sites |= {1: first, 3: losing}
+    settings = tiny_settings(strategy=named_strategy(name), rounds=4)
+    events = federate(grid, tmp_path / "run", settings)
+    took_part = [[site.site for site in e.record.sites] for e in events if isinstance(e, RoundFinished)]
+    all_three = ["site-1", "site-2", "site-3"]
+    assert took_part == [all_three, ["site-1", "site-2"], ["site-1", "site-3"], all_three]
+    newest = newest_state(tmp_path / "run")
+    assert newest is not None
+    kind, prefix = {"scaffold": ("control", "control:"), "feddyn": ("dynamic", "dynamic:")}[name]
+    server = read_state(newest).memory[f"strategy/{kind}"]
+    kept = [load_file(path) for path in sorted((tmp_path / "sites").rglob("memory-0004.safetensors"))]
+    assert len(kept) == 3
+    for parameter, value in server.items():
+        mean = np.mean([memory[prefix + parameter].astype(np.float64) for memory in kept], axis=0)
+        np.testing.assert_allclose(value, mean, atol=1e-6 * max(1e-2, np.abs(mean).max()), rtol=1e-4)
 
 
 # --- Ditto -----------------------------------------------------------------------------------------------------------

@@ -119,7 +119,9 @@ class TinySite:
             return PrepareReply(self.name, run, self.cases, self.validation_cases, 0, (0.1,), 0.5).encode(), 0
         if kind == TRAIN:
             request = TrainRequest.decode(records)
-            training = TrainingReport(1.0 / request.round, self.cases, self.cases, 2, 0.5)
+            samples = self.cases * request.local_epochs
+            steps = -(-samples // request.training.batch_size)
+            training = TrainingReport(1.0 / request.round, self.cases, samples, steps, 0.5)
             report = self._validation(request.round - 1)
             update = moved(request.weights, self.step)
             return TrainReply(self.name, request.run, request.round, update, training, report).encode(), request.round
