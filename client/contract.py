@@ -25,7 +25,7 @@ from client.privacy.promise import Promise
 from client.privacy.settings import PrivacySettings
 from client.records import read_fields, read_json, record_of
 from client.strategies.rule import LocalRule
-from client.weights import Weights, decode_weights, encode_weights, parameter_norm
+from client.weights import Weights, check_layout, decode_weights, encode_weights, is_buffer, parameter_norm
 from segformer3d.errors import ReplyError
 from segformer3d.settings import TrainingSettings
 from segformer3d.tasks import Task, task_from_json
@@ -171,8 +171,8 @@ class TrainRequest:
         arrays = record_of(records, ARRAYS, ArrayRecord)
         if values["exchange"].plain == is_packed(arrays):
             raise ReplyError("the model does not travel as the run's exchange says")
-        control = _read_control(records, values["rule"])
-        return cls(**values, weights=open_model(values["run"], values["task"], arrays), control=control)
+        weights = open_model(values["run"], values["task"], arrays)
+        return cls(**values, weights=weights, control=_read_control(records, values["rule"], weights))
 
 
 def counting(request: RecordDict, counted: int) -> RecordDict:
@@ -298,10 +298,14 @@ def _has_control(records: RecordDict) -> set[str]:
     return {CONTROL} & set(records)
 
 
-def _read_control(records: RecordDict, rule: LocalRule) -> Weights | None:
+def _read_control(records: RecordDict, rule: LocalRule, model: Weights) -> Weights | None:
     if rule.control != (CONTROL in records):
         raise ReplyError("the message and its strategy disagree about control variates")
-    return decode_weights(record_of(records, CONTROL, ArrayRecord)) if rule.control else None
+    if not rule.control:
+        return None
+    control = decode_weights(record_of(records, CONTROL, ArrayRecord))
+    check_layout(control, {name: value for name, value in model.items() if not is_buffer(name)})
+    return control
 
 
 def _read_privacy(text: str) -> PrivacySettings | None:

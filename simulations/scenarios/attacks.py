@@ -40,7 +40,7 @@ ATTACKS: Mapping[str, str] = {
     "scaled": "learnt from reversed labels and ten times as long",
     "random": "noise, fifty times as long",
 }
-FACTOR, NOISE_FACTOR = 10.0, 50.0
+FACTOR, NOISE_FACTOR = 10.0, 90.0
 
 
 class HostileClientApp(ClientApp):

@@ -14,6 +14,7 @@ from client import phases
 from client.app import make_client_app
 from client.contract import EVALUATE, EvaluateReply, EvaluateRequest, PrepareReply, TrainReply
 from client.failures import SITE_FAILURE, SITE_REFUSAL
+from client.names import CONTRACT_VERSION
 from client.site import SiteSettings
 from client.weights import Weights, is_buffer
 from segformer3d.errors import ConfigurationError
@@ -167,7 +168,8 @@ def test_a_coordinator_of_another_version_is_told(site: SiteSettings) -> None:
     record = message.content["config"]
     assert isinstance(record, ConfigRecord)
     record["contract"] = 1
-    assert "the coordinator speaks version 1 of the message contract, and this end 4" in failure(ask(site, message))
+    told = f"the coordinator speaks version 1 of the message contract, and this end {CONTRACT_VERSION}"
+    assert told in failure(ask(site, message))
 
 
 def test_weights_of_another_model_are_refused(site: SiteSettings) -> None:

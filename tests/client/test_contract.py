@@ -15,11 +15,13 @@ from client.contract import (
     PrepareRequest,
     TrainReply,
     TrainRequest,
+    counting,
 )
 from client.exchange.parcel import PACKED
 from client.exchange.settings import EXCHANGES
 from client.names import CONTRACT_VERSION
-from client.weights import WEIGHTS, Weights
+from client.strategies.rule import LocalRule
+from client.weights import WEIGHTS, Weights, is_buffer
 from segformer3d.errors import ConfigurationError, ReplyError
 from segformer3d.tasks import Task
 from segformer3d.training import TrainingReport, ValidationReport
@@ -181,3 +183,19 @@ def test_a_record_of_another_kind_is_refused() -> None:
     records["arrays"] = MetricRecord({})
     with pytest.raises(ReplyError, match="no ArrayRecord 'arrays'"):
         TrainReply.decode(records)
+
+
+def test_a_site_is_told_of_its_own_last_round_that_counted() -> None:
+    shared = train_request(3).encode()
+    assert TrainRequest.decode(travel(counting(shared, 2))).counted == 2
+    assert TrainRequest.decode(travel(shared)).counted == 0
+
+
+def test_control_variates_are_of_the_models_parameters() -> None:
+    parameters = {name: value for name, value in tiny_weights().items() if not is_buffer(name)}
+    request = replace(train_request(), rule=LocalRule(control=True), control=parameters)
+    assert TrainRequest.decode(request.encode()).control is not None
+    name, value = next(iter(parameters.items()))
+    for wrong in ({**parameters, "w": value}, {**parameters, name: value[:1]}, {n: parameters[n] for n in [name]}):
+        with pytest.raises(ReplyError, match="the array"):
+            TrainRequest.decode(replace(request, control=wrong).encode())
