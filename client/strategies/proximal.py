@@ -16,7 +16,7 @@ def proximal_pull(
     parameters: Sequence[nn.Parameter], strength: float, towards: Sequence[Tensor] | None = None
 ) -> Adjust:
     """Adds strength · (w - w0) to the gradients, w0 being `towards`, or else the parameters' values now."""
-    before = [value.detach().clone() for value in (parameters if towards is None else towards)]
+    before = [value.detach().clone() for value in parameters] if towards is None else list(towards)
 
     def pull() -> None:
         for parameter, origin in zip(parameters, before, strict=True):
