@@ -86,7 +86,10 @@ class Journal:
 
 
 # FedBN: each site has norms of its own; the file that everyone gets has none of a single site's.
-NORMS_KEPT = "each site measures with its own; the model, and its scores on held-out cases, have their mean"
+NORMS_KEPT = (
+    "each site measures its validation cases with its own; the model has their mean, and with it are its scores on "
+    "held-out cases and in a comparison"
+)
 
 
 def makespan(at_once: int, seconds: Sequence[float]) -> float:
@@ -143,6 +146,7 @@ def summarise_run(
         "local_epochs": settings.local_epochs,
         "partition": settings.dealt,
         "scenario": settings.scenario,
+        "hostile": list(settings.hostile_sites),
         "strategy": settings.strategy.name,
         "norms": NORMS_KEPT if settings.strategy.rule.local_norms else None,
         "engine": settings.engine,
