@@ -57,7 +57,7 @@ class Finished:
 
 def _strategy(summary: Mapping[str, Any]) -> str:
     norms = summary["norms"]
-    return f"{summary['strategy']}" + (f"; norms: {norms}" if norms else "")
+    return f"{summary['strategy']}" + (f"; the norms of the model are {norms}" if norms else "")
 
 
 def write_federation_report(folder: Path, run: Finished) -> Path:

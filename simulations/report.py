@@ -16,6 +16,7 @@ from segformer3d.files import write_atomic, write_json, write_text
 from segformer3d.report.charts import RoundPoint, comparison_bars, round_curves
 from segformer3d.results import Evaluation
 from segformer3d.tasks import Task
+from server.federation import NORMS_KEPT
 from server.records import Event, RoundFinished, RunFinished, RunRecord, SitesReady, mean_dice, plain
 from server.rounds import LAST_FILE
 from simulations.comparison import NOT_MEASURED, Compared, at_the_sites, comparison_of
@@ -83,13 +84,6 @@ class Journal:
         own = [_site_seconds(record) for record in self._own_rounds]
         computing = math.fsum(makespan(self._at_once, seconds) for seconds in (self._preparing, *own, final))
         return max(0.0, 1 - computing / self._seconds)
-
-
-# FedBN: each site has norms of its own; the file that everyone gets has none of a single site's.
-NORMS_KEPT = (
-    "each site measures its validation cases with its own; the model has their mean, and with it are its scores on "
-    "held-out cases and in a comparison"
-)
 
 
 def makespan(at_once: int, seconds: Sequence[float]) -> float:

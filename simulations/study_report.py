@@ -15,8 +15,8 @@ from scipy.stats import t as student
 from segformer3d.figures import BLUE, DPI, GREEN, ORANGE, PURPLE, SKY, VERMILLION
 from segformer3d.files import write_atomic, write_json, write_text
 from segformer3d.terminal import plain_bytes, plain_duration
+from server.federation import NORMS_KEPT
 from simulations.outcomes import POOLED, Outcome
-from simulations.report import NORMS_KEPT
 from simulations.study import Study, variant_name
 
 TITLE = "Mean Dice on held-out cases"
@@ -170,7 +170,7 @@ def _notes(study: Study, targets: Mapping[int, float]) -> list[str]:
         if strategy.rule.personal:
             told.append(f"{name}: the worst site is by the sites' personal models; all else is of the global model.")
         if strategy.rule.local_norms:
-            told.append(f"{name}, norms: {NORMS_KEPT}.")
+            told.append(f"{name}: the norms of the model are {NORMS_KEPT}.")
     return told
 
 
