@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from segformer3d.checkpoint import load
+from segformer3d.checkpoint import load, save
 from segformer3d.dataset import prepare
-from segformer3d.training import validate
-from server.records import mean_dice
 from server.strategies.strategy import named_strategy
 from simulations.outcomes import outcome_of, pooled_outcome
 from simulations.run import resume_simulation, start_simulation
@@ -34,25 +32,25 @@ MODEL = {
 }
 
 
+def start(source: Path, scenario: str, out: Path, **more: Any) -> Path:
+    """A run with three sites, one after another in this process."""
+    settings = SimulationSettings(
+        data=source,
+        sites=3,
+        scenario=scenario,
+        parallel=1,
+        device="cpu",
+        model=MODEL,
+        grid={"patch": [12, 12, 12]},
+        **{"rounds": 1, **more},
+    )
+    return start_simulation(settings, out)
+
+
 @pytest.fixture
 def simulate(tmp_path: Path, source: Path) -> Callable[..., Path]:
-    """`simulate(scenario, rounds)` runs it with three sites, one after another in this process."""
-
-    def run(scenario: str, rounds: int = 1, **more: Any) -> Path:
-        settings = SimulationSettings(
-            data=source,
-            sites=3,
-            rounds=rounds,
-            scenario=scenario,
-            parallel=1,
-            device="cpu",
-            model=MODEL,
-            grid={"patch": [12, 12, 12]},
-            **more,
-        )
-        return start_simulation(settings, tmp_path / scenario)
-
-    return run
+    """`simulate(scenario, rounds=1)` runs it."""
+    return lambda scenario, **more: start(source, scenario, tmp_path / scenario, **more)
 
 
 def rounds_of(run: Path) -> list[dict[str, Any]]:
@@ -84,45 +82,58 @@ def test_a_resumed_run_is_as_hostile(simulate: Callable[..., Path], tmp_path: Pa
     assert norms[2] > 3 * max(norms[:2])
 
 
-def test_a_hostile_site_has_no_say_in_what_a_run_is_worth(simulate: Callable[..., Path], tmp_path: Path) -> None:
-    """Its labels are reversed, so that a good model looks bad there. Oracle: the run's own records, without it."""
-    place = simulate("hostile-labels", rounds=2)
-    final = json.loads((place / "result.json").read_text())["sites"]
-    dice = {name: mean_dice(report["dice"]) for name, report in final.items()}
-    assert set(dice) == {"site-1", "site-2", "site-3"}
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory, source: Path) -> Path:
+    """Two rounds in which the last site's labels are reversed, with personal models."""
+    out = tmp_path_factory.mktemp("hostile") / "run"
+    return start(source, "hostile-labels", out, rounds=2, strategy=named_strategy("ditto"))
+
+
+def test_a_hostile_site_has_no_say_in_what_a_run_is_worth(hostile: Path, tmp_path: Path) -> None:
+    """By hand, from records that say what a good model would get: all but nothing where labels are reversed."""
+    place = tmp_path / "run"
+    shutil.copytree(hostile, place, symlinks=True)
+    described = json.loads((place / "run.json").read_text())
+    described["settings"]["strategy"] = named_strategy("fedavg").to_json()
+    (place / "run.json").write_text(json.dumps(described))
+    dice = {"site-1": [0.8, 0.6], "site-2": [0.9, None], "site-3": [0.1, 0.0]}
+    result, rounds = json.loads((place / "result.json").read_text()), rounds_of(place)
+    for cases, (name, told) in enumerate(dice.items(), start=1):
+        result["sites"][name] |= {"dice": told, "cases": cases}
+        next(s for s in rounds[1]["sites"] if s["site"] == name).update(dice=told, validation_cases=cases)
+    (place / "result.json").write_text(json.dumps(result))
+    (place / "rounds.jsonl").write_text("".join(json.dumps(record) + "\n" for record in rounds))
     found = outcome_of(place, "fedavg", 0)
-    assert found.worst == min(dice["site-1"], dice["site-2"])
-    sent = {site["site"]: site for site in rounds_of(place)[1]["sites"]}
-    for point, reports, count in ((found.curve[0], sent, "validation_cases"), (found.curve[1], final, "cases")):
-        honest = [reports[name] for name in ("site-1", "site-2")]
-        weights = [report[count] for report in honest]
-        by_structure = [np.average([report["dice"][s] for report in honest], weights=weights) for s in range(2)]
-        assert point[2] == pytest.approx(np.mean(by_structure))
+    assert found.worst == pytest.approx(0.7)
+    together = ((1 * 0.8 + 2 * 0.9) / 3 + 0.6) / 2
+    assert [point[2] for point in found.curve] == pytest.approx([together, together])
+    assert found.curve[0][0] == sum(site["bytes_up"] for site in rounds[0]["sites"]), "its messages travel all the same"
     shutil.rmtree(place / "sites" / "site-3")
     assert pooled_outcome(place, 0, tmp_path / "pooled").worst is not None, "pooled training does not look at it"
-    described = json.loads((place / "summary.json").read_text())
-    assert described["hostile"] == ["site-3"]
-    text = (place / "report.md").read_text()
-    assert "site-3 is hostile in this scenario" in text
 
 
-def test_dittos_worst_site_is_by_the_models_that_the_sites_keep(simulate: Callable[..., Path]) -> None:
-    """Oracle: the files of the personal models, loaded and measured here."""
-    place = simulate("hostile-random", strategy=named_strategy("ditto"))
-    found = outcome_of(place, "ditto", 0)
-    run, expected = read_run(place), []
+def test_summary_and_report_name_the_hostile_site(hostile: Path) -> None:
+    assert json.loads((hostile / "summary.json").read_text())["hostile"] == ["site-3"]
+    assert "site-3 is hostile in this scenario" in (hostile / "report.md").read_text()
+
+
+def test_dittos_worst_site_is_by_the_models_that_the_sites_keep(hostile: Path) -> None:
+    """Personal models that see the first structure everywhere: its Dice is 2 |T| / (|T| + N)."""
+    run, expected = read_run(hostile), []
     for site in run.sites.sites[:2]:
-        (model,) = (place / "work" / site.name / run.name).glob("personal-0001.safetensors")
-        kept = prepare(site, run.task, place / "work" / site.name / "cache").validation
-        report = validate(load(model), kept, run.task, device=torch.device("cpu"))
-        expected.append(mean_dice(report.dice))
-    assert found.worst == pytest.approx(min(expected), abs=1e-9)
-    record = json.loads((place / "result.json").read_text())["sites"]
-    assert found.worst != min(mean_dice(record[site]["dice"]) for site in ("site-1", "site-2")), (
-        "not the global model's"
-    )
-    assert found.dice == json.loads((place / "summary.json").read_text())["mean_dice"], "which the held-out cases judge"
-    assert outcome_of(place, "ditto", 0) == found, "measured once"
+        path = hostile / "work" / site.name / run.name / "personal-0002.safetensors"
+        model = load(path)
+        (head,) = [bias for name, bias in model.named_parameters() if name.endswith("bias") and bias.shape == (3,)]
+        with torch.no_grad():
+            head += torch.tensor([0.0, 1e4, 0.0])
+        save(path, model, run.task)
+        kept = prepare(site, run.task, hostile / "work" / site.name / "cache").validation
+        labels = [np.asarray(case.label()) == 1 for case in kept]
+        expected.append(np.mean([label.sum() / (label.sum() + label.size) for label in labels]))
+    found = outcome_of(hostile, "ditto", 0)
+    assert found.worst == pytest.approx(min(expected))
+    assert found.worst > 0
+    assert found.dice == json.loads((hostile / "summary.json").read_text())["mean_dice"], "of the global model"
 
 
 @pytest.mark.slow
