@@ -107,6 +107,16 @@ def known_task(path: Path | str) -> Task | None:
         raise CheckpointError(f"{path} describes its task in a way that this version cannot read ({error})") from error
 
 
+def read_notes(path: Path | str) -> Mapping[str, Any]:
+    """The notes that a model file was saved with; empty for files that are not ours.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    notes = read_weights(Path(path))[1].get("notes", {})
+    return notes if isinstance(notes, dict) else {}
+
+
 def from_published(state_dict: Mapping[str, Tensor], **config: Any) -> SegFormer3D:
     """A model with published weights, under whatever wrapper their names come.
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from segformer3d.allocator import keep_freed_memory
 from segformer3d.cases import CaseFiles, find_cases, find_images
-from segformer3d.checkpoint import known_task, load, load_task
+from segformer3d.checkpoint import known_task, load, load_task, read_notes
 from segformer3d.dataset import SetAside, SiteData, prepare
 from segformer3d.dicom.library import files_below, is_dicom
 from segformer3d.errors import ConfigurationError, DataError
@@ -114,6 +114,7 @@ def predict_and_print(
     keep_freed_memory()
     console, where = make_console(), choose_device(device)
     network, chosen = load_model(Path(model), task)
+    _say_whose_norms(console, model)
     cases, refused, way = _find_sources(Path(image), chosen, contrast, label_format, Path(out), console)
     with progress_bar(console, "predicting") as bar:
         count = itertools.count(1)
@@ -193,6 +194,7 @@ def evaluate_and_print(
     network, chosen = load_model(Path(model), task)
     measure = choose_protocol(chosen.name, protocol)
     rival = None if against is None else Rival(against, *load_model(Path(against), task))
+    _say_whose_norms(console, model, *(() if against is None else (against,)))
     measured = find_cases(Path(data))
     if cases == "published":
         measured = published_cases(Path(data), measured, chosen.name)
@@ -242,6 +244,14 @@ def _as_trained(asked: Task, trained: Task | None) -> Task:
         return asked
     seen = {name: getattr(trained, name) for name in ("spacing", "patch", "intensity", "window", "model")}
     return replace(asked, **seen)
+
+
+def _say_whose_norms(console: Console, *models: str) -> None:
+    """A model of FedBN has norms that no site has measured with, so it may do worse than at any of them."""
+    for model in models:
+        norms = read_notes(model).get("norms")
+        if norms:
+            console.print(f"{model}: its norms are {norms}", soft_wrap=True, markup=False)
 
 
 def print_cases(console: Console, data: SiteData, site: str = "") -> None:

@@ -17,7 +17,7 @@ from segformer3d.errors import ConfigurationError
 from segformer3d.files import storage_errors, write_text
 from segformer3d.terminal import make_console
 from server.coordinator import open_coordinator
-from server.federation import FederationSettings
+from server.federation import FederationSettings, model_notes
 from server.rounds import BEST_FILE, LAST_FILE
 from server.run_folder import SETTINGS_FILE, newest_state, read_outcome, read_settings
 from server.state import ServerState, read_state
@@ -50,7 +50,7 @@ def export_and_print(folder: str, run: str, out: str) -> None:
     if target.exists() and any(target.iterdir()):
         raise ConfigurationError(f"{target} has something in it; choose another folder")
     state = read_state(newest)
-    notes = {"run": state.run, "round": state.round, "validation_dice": None}
+    notes = {"run": state.run, "round": state.round, "validation_dice": None, **model_notes(settings)}
     save_weights(target / LAST_FILE, state.weights, settings.task.model, settings.task, notes)
     for name in (BEST_FILE, SETTINGS_FILE):
         if (source / name).exists():
@@ -92,6 +92,7 @@ def _describe(state: ServerState, settings: FederationSettings, outcome: tuple[b
         f"Task {settings.task.name}, {state.round} of {settings.rounds} rounds ({how}), sites: {', '.join(sites)}.",
         "",
         *([_privacy(state), ""] if settings.privacy else []),
+        *(f"The models' {part} are {said}.\n" for part, said in model_notes(settings).items()),
         *([f"- {best}"] if best else []),
         f"- `{LAST_FILE}`: after round {state.round}",
         "- `rounds.csv`: what each site reported in each round",

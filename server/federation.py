@@ -131,6 +131,15 @@ class FederationSettings:
         return plain
 
 
+# FedBN: the file that everyone gets has norms of no single site.
+NORMS_KEPT = "the mean of the sites', each of which has kept its own and measured its validation cases with them"
+
+
+def model_notes(settings: FederationSettings) -> dict[str, str]:
+    """What the notes of every model file of a run must say of how it came to be."""
+    return {"norms": NORMS_KEPT} if settings.strategy.rule.local_norms else {}
+
+
 def model_settings(asked: Mapping[str, Any], *, private: bool) -> Mapping[str, Any]:
     """Changes to a task's model, with group norm where a private run says nothing about the norm."""
     return {"norm": "group", **asked} if private else asked

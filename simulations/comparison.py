@@ -73,6 +73,7 @@ class Budget:
     threads: int
     held_out: Path
     work: Path  # the sites' working folders, whose caches are used again
+    patient_pattern: str | None  # as the sites have it, or they would keep other cases from training
 
 
 @dataclass(frozen=True)
@@ -154,21 +155,21 @@ def _work(rival: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
     else:
         model = load(Path(rival["model"]))
     places = [Path(site) for site in rival["measured_at"]]
-    sites = {site.name: _measure_at(site, Path(told["work"]), model, task, device, out) for site in places}
+    sites = {site.name: _measure_at(site, told, model, task, device, out) for site in places}
     return {"held_out": held_out, "sites": sites}
 
 
 def _train(rival: dict[str, Any], told: dict[str, Any], task: Task, device: torch.device) -> SegFormer3D:
-    data = _together([_data_of(Path(folder), Path(told["work"]), task) for folder in rival["folders"]])
+    data = _together([_data_of(Path(folder), told, task) for folder in rival["folders"]])
     plan = Plan(told["rounds"], told["local_epochs"], told["seed"], rival["name"])
     return fit(data, task, TrainingSettings.from_json(told["training"]), plan, Path(rival["out"]), device=device)
 
 
 def _measure_at(
-    site: Path, work: Path, model: SegFormer3D, task: Task, device: torch.device, out: Path
+    site: Path, told: Mapping[str, Any], model: SegFormer3D, task: Task, device: torch.device, out: Path
 ) -> dict[str, float]:
     """The mean Dice of every case that a site keeps from training; all scores are written beside the model."""
-    kept = {case.name for case in _data_of(site, work, task).validation}
+    kept = {case.name for case in _data_of(site, told, task).validation}
     cases = [case for case in find_cases(site) if case.name in kept]
     protocol, names = choose_protocol(task.name), [structure.name for structure in task.structures]
     contest = Contest(task, protocol, partial(forecast_of, model, task, device, None), None)
@@ -177,8 +178,8 @@ def _measure_at(
     return {case.name: case.mean_dice for case in results}
 
 
-def _data_of(site: Path, work: Path, task: Task) -> SiteData:
-    return prepare(site, task, work / site.name / "cache")
+def _data_of(site: Path, told: Mapping[str, Any], task: Task) -> SiteData:
+    return prepare(site, task, Path(told["work"]) / site.name / "cache", patient_pattern=told["patient_pattern"])
 
 
 def _together(parts: Sequence[SiteData]) -> SiteData:

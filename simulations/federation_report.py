@@ -57,7 +57,7 @@ class Finished:
 
 def _strategy(summary: Mapping[str, Any]) -> str:
     norms = summary["norms"]
-    return f"{summary['strategy']}" + (f"; norms: {norms}" if norms else "")
+    return f"{summary['strategy']}" + (f"; the norms of the model are {norms}" if norms else "")
 
 
 def write_federation_report(folder: Path, run: Finished) -> Path:
@@ -130,7 +130,8 @@ def _hospitals(run: Finished) -> Iterator[Section]:
     """What each site gained, where that was measured; else why not."""
     if run.compared is not None and run.compared.sites:
         yield gains_section(gains_of(run.compared.ways, run.summary["seed"]))
-        yield matrix_section(matrix_of(run.compared, run.summary["seed"]), run.summary["sites"])
+        honest = run.summary["sites"] - len(run.summary["hostile"])
+        yield matrix_section(matrix_of(run.compared, run.summary["seed"]), honest)
         return
     why = _PRIVATE if run.summary["privacy"] else _NOT_COMPARED
     yield Section("What each hospital gained", (Paragraph(why),))
@@ -179,7 +180,14 @@ def _sites(run: Finished) -> Section:
         f"{one['site']} (round {record['round']})" for record in run.journal.rounds for one in record["set_aside"]
     ]
     aside = f"Set aside: {', '.join(absent)}." if absent else "No site was set aside in any round."
-    return Section("The sites", (Table("Who took part", columns, rows), Paragraph(f"{aside} {_traffic(run)}")))
+    said = (Table("Who took part", columns, rows), Paragraph(f"{aside} {_traffic(run)}"))
+    return Section("The sites", (*said, *(Note((f"{name} {_HOSTILE}",)) for name in run.summary["hostile"])))
+
+
+_HOSTILE = (
+    "is hostile in this scenario. No model is compared at it, and none that this one is compared with has learnt from "
+    "it. Its validation cases count in the curves and in the choice of the best model, since no coordinator could know."
+)
 
 
 def _natural(name: str) -> tuple[str, int]:

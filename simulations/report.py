@@ -16,6 +16,7 @@ from segformer3d.files import write_atomic, write_json, write_text
 from segformer3d.report.charts import RoundPoint, comparison_bars, round_curves
 from segformer3d.results import Evaluation
 from segformer3d.tasks import Task
+from server.federation import NORMS_KEPT
 from server.records import Event, RoundFinished, RunFinished, RunRecord, SitesReady, mean_dice, plain
 from server.rounds import LAST_FILE
 from simulations.comparison import NOT_MEASURED, Compared, at_the_sites, comparison_of
@@ -85,10 +86,6 @@ class Journal:
         return max(0.0, 1 - computing / self._seconds)
 
 
-# FedBN: each site has norms of its own; the file that everyone gets has none of a single site's.
-NORMS_KEPT = "each site measures with its own; the model, and its scores on held-out cases, have their mean"
-
-
 def makespan(at_once: int, seconds: Sequence[float]) -> float:
     """How long sites take on `at_once` cores, each in turn on the core that is free first."""
     free = [0.0] * at_once
@@ -143,6 +140,7 @@ def summarise_run(
         "local_epochs": settings.local_epochs,
         "partition": settings.dealt,
         "scenario": settings.scenario,
+        "hostile": list(settings.hostile_sites),
         "strategy": settings.strategy.name,
         "norms": NORMS_KEPT if settings.strategy.rule.local_norms else None,
         "engine": settings.engine,

@@ -137,6 +137,8 @@ def _introduce(console: Console, run: Run) -> None:
         f"engine {asked.engine}, seed {asked.seed}",
         soft_wrap=True,
     )
+    for site in asked.hostile_sites:
+        console.print(f"{site} is hostile; its validation cases count, since no coordinator could know", soft_wrap=True)
     console.print(f"run folder: {run.folder}", soft_wrap=True)
     if asked.epsilon is not None and asked.start is None:
         console.print(_NO_START, style="yellow", soft_wrap=True)

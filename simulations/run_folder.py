@@ -35,6 +35,11 @@ class Run:
         )
 
     @property
+    def honest(self) -> tuple[Path, ...]:
+        """The folders of the sites that are not hostile: those that a model is made for, and judged by."""
+        return tuple(site for site in self.sites.sites if site.name not in self.settings.hostile_sites)
+
+    @property
     def federation(self) -> FederationSettings:
         """What the coordinator is told."""
         asked = self.settings

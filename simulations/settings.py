@@ -145,6 +145,12 @@ class SimulationSettings:
         return self.partition if self.scenario is None else get_scenario(self.scenario).partition
 
     @property
+    def hostile_sites(self) -> tuple[str, ...]:
+        """The names of the sites that the scenario makes hostile."""
+        hostile = self.scenario is not None and get_scenario(self.scenario).hostile
+        return (f"site-{self.sites}",) if hostile else ()
+
+    @property
     def needed_sites(self) -> int:
         """How many good replies a round needs."""
         usual = max(self.sites // 2 + 1, self.strategy.fewest_sites)

@@ -7,8 +7,7 @@ budget, once a seed.
 
 import itertools
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,13 @@ from rich.console import Console
 from segformer3d.errors import ConfigurationError, DataError
 from segformer3d.files import write_json
 from segformer3d.terminal import make_console
-from server.records import mean_dice
-from server.strategies.strategy import Strategy, strategy_from_json
+from server.strategies.strategy import Strategy, named_strategy, strategy_from_json
+from simulations.outcomes import POOLED, Outcome, outcome_of, pooled_outcome
 from simulations.run import resume_simulation, start_simulation
 from simulations.run_folder import RUN_FILE
-from simulations.run_rivals import pooled_of
 from simulations.settings import SimulationSettings
 
-STUDY_FILE, RUNS, POOLED = "study.json", "runs", "pooled"
+STUDY_FILE, RUNS = "study.json", "runs"
 MOST_SEEDS = 100
 
 
@@ -47,7 +45,7 @@ class Study:
 
     def label(self, strategy: Strategy, exchange: str) -> str:
         """What a combination is called: by the strategy, and by the exchange where several are compared."""
-        return strategy.name if len(self.exchanges) == 1 else f"{strategy.name}-{exchange}"
+        return variant_name(strategy) if len(self.exchanges) == 1 else f"{variant_name(strategy)}-{exchange}"
 
     def to_json(self) -> dict[str, Any]:
         """The study as plain JSON values; `study_from_json` is its inverse."""
@@ -56,34 +54,13 @@ class Study:
         return {"settings": self.settings.to_json(), **varied}
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What came of one run.
-
-    Attributes:
-        label: of the combination, the same for all seeds; "pooled" for pooled training.
-        seed: of the run.
-        dice: mean Dice on the held-out cases.
-        worst: mean Dice of the site that is served worst, on the cases that it keeps from training; None where no site
-            could measure any.
-        seconds: of the run; None for pooled training.
-        curve: after each round, the bytes that all sites have sent and received so far, and the mean validation Dice.
-    """
-
-    label: str
-    seed: int
-    dice: float
-    worst: float | None
-    seconds: float | None
-    curve: tuple[tuple[int, int, float | None], ...] = ()
-
-
 def asked_for(values: Mapping[str, Any]) -> Study | SimulationSettings:
     """The study that settings of `segfed simulate` ask for, or the settings of a single run.
 
     Args:
         values: as `SimulationSettings.from_json` takes them, but `strategy` and `exchange` may be several, separated by
-            commas or as a list, and `seeds` may say how many seeds there are, from `seed` on.
+            commas or as a list, of strategies with tables among them, so that variants of one name can be compared; and
+            `seeds` may say how many seeds there are, from `seed` on.
 
     Raises:
         ConfigurationError: a value breaks its rule.
@@ -93,16 +70,37 @@ def asked_for(values: Mapping[str, Any]) -> Study | SimulationSettings:
     seeds = asked.pop("seeds", 1)
     if type(seeds) is not int or not 1 <= seeds <= MOST_SEEDS:
         raise ConfigurationError(f"--seeds must be a whole number in [1, {MOST_SEEDS}], got {seeds!r}")
+    for option, several in (("strategy", strategies), ("exchange", exchanges)):
+        if not several:
+            raise ConfigurationError(f"{option} is an empty list; name one {option} or more")
     settings = SimulationSettings.from_json({**asked, "strategy": strategies[0], "exchange": exchanges[0]})
     if len(strategies) == len(exchanges) == seeds == 1:
         return settings
     chosen = tuple(strategy_from_json(strategy) for strategy in strategies)
-    for option, names in (("strategy", [strategy.name for strategy in chosen]), ("exchange", exchanges)):
+    for option, names in (("strategy", list(map(variant_name, chosen))), ("exchange", exchanges)):
         if len(set(names)) < len(names):
             raise ConfigurationError(f"--{option} names one {option} twice; each is compared once")
     for strategy, exchange in itertools.product(chosen, exchanges):
         replace(settings, strategy=strategy, exchange=exchange)  # what does not fit is said before anything runs
     return Study(settings, chosen, tuple(exchanges), tuple(range(settings.seed, settings.seed + seeds)))
+
+
+def variant_name(strategy: Strategy) -> str:
+    """A strategy's name and what it changes of what the name stands for, such as "fedprox-proximal-0.1"."""
+    own, usual = (_parts(each) for each in (strategy, named_strategy(strategy.name)))
+    changes = (f"{name}-{_spoken(own[name])}" for name in own if own[name] != usual[name])
+    return "-".join((strategy.name, *changes))
+
+
+def _parts(strategy: Strategy) -> dict[str, Any]:
+    """All parts, those at the sites too."""
+    told = strategy.to_json()
+    return {**told.pop("rule"), **told}
+
+
+def _spoken(value: object) -> str:
+    """A part's value in a name: 1 and 1.0 are one value, and have one name."""
+    return str(value).lower().removesuffix(".0")
 
 
 def study_from_json(values: Mapping[str, Any]) -> Study:
@@ -167,8 +165,10 @@ def _outcomes(console: Console, study: Study, folder: Path) -> Iterator[Outcome]
             _play(replace(study.settings, strategy=strategy, exchange=exchange, seed=seed), place)
         yield outcome_of(place, label, seed)
     if study.settings.epsilon is None:
+        first = study.label(study.strategies[0], study.exchanges[0])
         for seed in study.seeds:
-            yield _pooled(console, study, folder, seed)
+            console.rule(f"all data pooled, seed {seed}")
+            yield pooled_outcome(_place(folder, first, seed), seed, folder / POOLED / f"seed-{seed}")
 
 
 def _place(folder: Path, label: str, seed: int) -> Path:
@@ -180,40 +180,6 @@ def _play(settings: SimulationSettings, place: Path) -> None:
         resume_simulation(place)
     else:
         start_simulation(settings, place)
-
-
-def _pooled(console: Console, study: Study, folder: Path, seed: int) -> Outcome:
-    """All data in one place, with the budget and the sites of the first run of this seed."""
-    out = folder / POOLED / f"seed-{seed}"
-    result = out / "outcome.json"
-    if not result.is_file():
-        console.rule(f"all data pooled, seed {seed}")
-        held_out, sites = pooled_of(_place(folder, study.label(study.strategies[0], study.exchanges[0]), seed), out)
-        scores = [sum(cases.values()) / len(cases) for cases in sites.values() if cases]
-        write_json(result, {"dice": held_out["mean_dice"], "worst": min(scores) if scores else None})
-    told = json.loads(result.read_text(encoding="utf-8"))
-    return Outcome(POOLED, seed, told["dice"], told["worst"], None)
-
-
-def outcome_of(place: Path, label: str, seed: int) -> Outcome:
-    """What came of a finished run, from its folder."""
-    summary = json.loads((place / "summary.json").read_text(encoding="utf-8"))
-    measured = json.loads((place / "result.json").read_text(encoding="utf-8"))
-    scores = [mean_dice(report["dice"]) for report in measured["sites"].values() if report["cases"]]
-    rounds = [json.loads(line) for line in (place / "rounds.jsonl").read_text(encoding="utf-8").splitlines()]
-    dice = [record["measured"]["mean_dice"] for record in rounds[1:]] + [measured["final"]["mean_dice"]]
-    worst = min((score for score in scores if not math.isnan(score)), default=None)
-    return Outcome(label, seed, summary["mean_dice"], worst, summary["seconds"], tuple(_curve(rounds, dice)))
-
-
-def _curve(
-    rounds: Sequence[Mapping[str, Any]], dice: Sequence[float | None]
-) -> Iterator[tuple[int, int, float | None]]:
-    up = down = 0
-    for record, score in zip(rounds, dice, strict=True):
-        up += sum(site["bytes_up"] for site in record["sites"])
-        down += sum(site["bytes_down"] for site in record["sites"])
-        yield up, down, score
 
 
 def _several(asked: object) -> list[Any]:

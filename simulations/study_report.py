@@ -1,7 +1,7 @@
 """The table and the figure of a study: what each combination is worth, what it costs, and how it compares."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -15,8 +15,11 @@ from scipy.stats import t as student
 from segformer3d.figures import BLUE, DPI, GREEN, ORANGE, PURPLE, SKY, VERMILLION
 from segformer3d.files import write_atomic, write_json, write_text
 from segformer3d.terminal import plain_bytes, plain_duration
-from simulations.study import POOLED, Outcome, Study
+from server.federation import NORMS_KEPT
+from simulations.outcomes import POOLED, Outcome
+from simulations.study import Study, variant_name
 
+TITLE = "Mean Dice on held-out cases"
 TARGET_SHARE = 0.98  # of the best final validation Dice: what a model must reach to be called usable
 _COLOURS = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY)
 _MARKS = "osD^vP*X"
@@ -65,32 +68,41 @@ def write_study_report(console: Console, study: Study, outcomes: Sequence[Outcom
     Raises:
         StorageError: one cannot be written.
     """
-    target = target_of(outcomes)
-    lines = lines_of(outcomes, target)
-    told = {"target_dice": target, "seeds": list(study.seeds), "lines": [asdict(line) for line in lines]}
+    targets = targets_of(outcomes)
+    lines = lines_of(outcomes, targets)
+    told = {"target_dice": targets, "seeds": list(study.seeds), "lines": [asdict(line) for line in lines]}
     write_json(folder / "outcomes.json", {**told, "runs": [asdict(outcome) for outcome in outcomes]})
-    title = f"Mean Dice on held-out cases; target {target:.3f} on the sites' validation cases" if target else ""
+    notes = _notes(study, targets)
     _draw(lines, outcomes, folder / "study.png")
-    write_text(folder / "study.md", _markdown(lines, title, study))
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    write_text(folder / "study.md", _markdown(lines, notes))
+    table = Table(title=TITLE, title_justify="left", box=None, pad_edge=False)
     for name in _HEADER:
         table.add_column(name, justify="left" if name == _HEADER[0] else "right")
     for line in lines:
         table.add_row(*_cells(line))
     console.print(table)
+    for note in notes:
+        console.print(note, soft_wrap=True, highlight=False)
     console.print(f"Everything is in {folder} (study.md, study.png, outcomes.json; runs/ has each run)", soft_wrap=True)
 
 
-def target_of(outcomes: Sequence[Outcome]) -> float | None:
-    """The validation Dice that bytes and rounds are counted up to; None where none was measured."""
-    finals = [curve[-1][2] for curve in (outcome.curve for outcome in outcomes) if curve and curve[-1][2] is not None]
-    return TARGET_SHARE * max(value for value in finals if value is not None) if finals else None
+def targets_of(outcomes: Sequence[Outcome]) -> dict[int, float]:
+    """The validation Dice that bytes and rounds are counted up to, by seed: seeds deal other validation cases.
+
+    A seed of which no run has measured any has none.
+    """
+    best: dict[int, float] = {}
+    for outcome in outcomes:
+        final = outcome.curve[-1][2] if outcome.curve else None
+        if final is not None:
+            best[outcome.seed] = max(final, best.get(outcome.seed, final))
+    return {seed: TARGET_SHARE * dice for seed, dice in best.items()}
 
 
-def lines_of(outcomes: Sequence[Outcome], target: float | None) -> list[Line]:
+def lines_of(outcomes: Sequence[Outcome], targets: Mapping[int, float]) -> list[Line]:
     """One line a combination, in the order of the outcomes, pooled training last."""
     labels = dict.fromkeys(outcome.label for outcome in outcomes)
-    return [_line(label, [o for o in outcomes if o.label == label], target) for label in labels]
+    return [_line(label, [o for o in outcomes if o.label == label], targets) for label in labels]
 
 
 def spread_of(values: Sequence[float]) -> Spread:
@@ -110,9 +122,9 @@ def reached(outcome: Outcome, target: float | None) -> tuple[int, int, int] | No
     return None
 
 
-def _line(label: str, outcomes: Sequence[Outcome], target: float | None) -> Line:
+def _line(label: str, outcomes: Sequence[Outcome], targets: Mapping[int, float]) -> Line:
     worst = [outcome.worst for outcome in outcomes if outcome.worst is not None]
-    found = [reached(outcome, target) for outcome in outcomes]
+    found = [reached(outcome, targets.get(outcome.seed)) for outcome in outcomes]
     complete = [values for values in found if values is not None]
     up, down, rounds = (
         (fmean(column) for column in zip(*complete, strict=True)) if len(complete) == len(found) else (None, None, None)
@@ -136,16 +148,40 @@ def _cells(line: Line) -> tuple[str, ...]:
     return (line.label, str(line.dice), "–" if line.worst is None else str(line.worst), *sizes, rounds, time)
 
 
-def _markdown(lines: Sequence[Line], title: str, study: Study) -> str:
+def _markdown(lines: Sequence[Line], notes: Sequence[str]) -> str:
     rows = [_HEADER, ("---", *["---:"] * (len(_HEADER) - 1)), *(_cells(line) for line in lines)]
     text = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    seeds = ", ".join(map(str, study.seeds))
-    notes = (
-        "Intervals are 95 % (Student's t) over seeds, where there are several. The worst site is measured on the cases "
-        "that it keeps from training. Bytes and rounds are those of all sites together until the sites' mean "
-        "validation Dice first reached the target; a dash where a run never did."
+    return (
+        f"# {TITLE}\n\n{text}\n\n" + "".join(f"- {note}\n" for note in notes) + "\n![Dice against bytes](study.png)\n"
     )
-    return f"# {title}\n\n{text}\n\nSeeds {seeds}. {notes}\n\n![Dice against bytes](study.png)\n"
+
+
+def _notes(study: Study, targets: Mapping[int, float]) -> list[str]:
+    """What a reader of the table must know: how it was measured, and of which model."""
+    seeds = ", ".join(map(str, study.seeds))
+    several = "; intervals are 95 % (Student's t) over the seeds" if len(study.seeds) > 1 else ""
+    told = [f"Seeds: {seeds}{several}.", _WORST, *_hostile_note(study)]
+    if targets:
+        reach = ", ".join(f"{dice:.3f} (seed {seed})" for seed, dice in targets.items())
+        told.append(
+            f"Bytes and rounds of all sites until their mean validation Dice first reached the target: {reach}."
+        )
+    for name, strategy in ((variant_name(each), each) for each in study.strategies):
+        if strategy.rule.personal:
+            told.append(f"{name}: the worst site is by the sites' personal models; all else is of the global model.")
+        if strategy.rule.local_norms:
+            told.append(f"{name}: the norms of the model are {NORMS_KEPT}.")
+    return told
+
+
+def _hostile_note(study: Study) -> list[str]:
+    return [
+        f"{site} is hostile: it counts for no worst site and no target, and pooled training is without it."
+        for site in study.settings.hostile_sites
+    ]
+
+
+_WORST = "The worst site is measured on the cases that it keeps from training."
 
 
 def _draw(lines: Sequence[Line], outcomes: Sequence[Outcome], path: Path) -> None:

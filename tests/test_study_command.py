@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from simulations.study import POOLED, Outcome, Study, asked_for, outcome_of, study_from_json
-from simulations.study_report import lines_of, reached, spread_of, target_of
+from segformer3d.errors import ConfigurationError
+from segformer3d.toml_file import read_toml
+from simulations.outcomes import POOLED, Outcome, outcome_of
+from simulations.study import Study, asked_for, study_from_json
+from simulations.study_report import lines_of, reached, spread_of, targets_of
 from tests.test_command_line import TINY, blob_case, one_line, run
 
 
@@ -36,6 +39,10 @@ def test_every_combination_is_a_run_and_one_table_ends_it(study: Path) -> None:
         assert "fedprox" in said
         assert "worst site" in said
         assert "pooled" in said
+        assert "until their mean validation Dice first reached the target: 0." in said
+        assert "(seed 0), 0." in said
+    assert text.startswith("# Mean Dice on held-out cases\n")
+    assert set(told["target_dice"]) == {"0", "1"}
     assert (study / "study.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -108,8 +115,33 @@ def test_exchanges_vary_beside_strategies() -> None:
     study = asked_for({"strategy": ["fedavg", {"name": "fedprox", "proximal": 1.0}], "exchange": "fp32,compact"})
     assert isinstance(study, Study)
     labels = [study.label(strategy, exchange) for strategy in study.strategies for exchange in study.exchanges]
-    assert labels == ["fedavg-fp32", "fedavg-compact", "fedprox-fp32", "fedprox-compact"]
+    assert labels == ["fedavg-fp32", "fedavg-compact", "fedprox-proximal-1-fp32", "fedprox-proximal-1-compact"]
     assert study_from_json(json.loads(json.dumps(study.to_json()))) == study
+
+
+def test_variants_of_one_strategy_are_told_apart_by_what_they_change(tmp_path: Path) -> None:
+    (tmp_path / "asked.toml").write_text(
+        'strategy = ["krum", {name = "fedprox"}, {name = "fedprox", proximal = 0.1, average = 0.8},\n'
+        '{name = "krum", hostile = 2}, {name = "fedavg", normalised = true, shares = "equal"}]\nsites = 7\n'
+    )
+    study = asked_for(read_toml(tmp_path / "asked.toml", ""))
+    assert isinstance(study, Study)
+    assert [study.label(strategy, "fp32") for strategy in study.strategies] == [
+        "krum", "fedprox", "fedprox-proximal-0.1-average-0.8", "krum-hostile-2", "fedavg-shares-equal-normalised-true",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("strategies", "told"),
+    [
+        (["fedprox", {"name": "fedprox", "proximal": 0.01}], "names one strategy twice"),
+        ([{"name": "fedprox", "proximal": 1}, {"name": "fedprox", "proximal": 1.0}], "names one strategy twice"),
+        ([], "strategy is an empty list"),
+    ],
+)
+def test_true_duplicates_are_refused(strategies: list[object], told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        asked_for({"strategy": strategies})
 
 
 def test_one_strategy_and_one_seed_are_a_single_run() -> None:
@@ -135,11 +167,21 @@ def test_the_interval_is_students() -> None:
 def test_bytes_and_rounds_count_until_the_target_is_first_reached() -> None:
     quick = outcome("a", 0, 0.8, (10, 20, 0.5), (20, 40, 0.79), (30, 60, 0.8))
     slow = outcome("b", 0, 0.7, (1, 1, None), (2, 2, 0.7))
-    target = target_of([quick, slow])
-    assert target == pytest.approx(0.98 * 0.8)
-    assert reached(quick, target) == (20, 40, 2)
-    assert reached(slow, target) is None
-    first, second = lines_of([quick, slow], target)
+    targets = targets_of([quick, slow])
+    assert targets == {0: pytest.approx(0.98 * 0.8)}
+    assert reached(quick, targets[0]) == (20, 40, 2)
+    assert reached(slow, targets[0]) is None
+    first, second = lines_of([quick, slow], targets)
     assert (first.bytes_up, first.bytes_down, first.rounds) == (20, 40, 2)
     assert second.bytes_up is None
-    assert target_of([outcome("c", 0, 0.5)]) is None
+    assert targets_of([outcome("c", 0, 0.5)]) == {}
+
+
+def test_each_seed_has_a_target_of_its_own() -> None:
+    """The cases of seed 1 are harder: 0.6 is the best there, and is reached after its second round."""
+    easy = outcome("a", 0, 0.8, (10, 20, 0.8), (20, 40, 0.8))
+    hard = outcome("a", 1, 0.7, (10, 20, 0.5), (20, 40, 0.6))
+    targets = targets_of([easy, hard])
+    assert targets == {0: pytest.approx(0.98 * 0.8), 1: pytest.approx(0.98 * 0.6)}
+    (line,) = lines_of([easy, hard], targets)
+    assert (line.bytes_up, line.bytes_down, line.rounds) == (15, 30, 1.5)

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from segformer3d.checkpoint import read_weights, weights_sha256
+from segformer3d.checkpoint import read_notes, weights_sha256
 from segformer3d.errors import ConfigurationError
 from segformer3d.export.evaluation_facts import METRICS_FILE, EvaluationFacts, read_evaluation
 from segformer3d.export.graph import Agreement
@@ -47,6 +47,7 @@ class Card:
         segfed: the version that wrote the card.
         task: what is segmented in what.
         norm: "batch" or "group".
+        norms: whose norms these are, where sites have kept their own (FedBN).
         parameters: how many.
         weights_sha256: of names, shapes and values, see `segformer3d.checkpoint.weights_sha256`.
         round: of its run that the model came out of.
@@ -63,6 +64,7 @@ class Card:
     weights_sha256: str
     round: int | None = None
     run: RunFacts | None = None
+    norms: str | None = None
     evaluation: EvaluationFacts | None = None
     licence: str | None = None
     files: tuple[ExportedFile, ...] = ()
@@ -89,7 +91,7 @@ def make_card(
         ConfigurationError: run or evaluation are another model's.
         DataError: one of them cannot be read.
     """
-    notes = read_weights(path)[1].get("notes", {})
+    notes = read_notes(path)
     sha256 = weights_sha256(model.state_dict())
     folder = run or path.parent
     facts = _run_of(notes, folder, asked=run is not None)
@@ -105,6 +107,7 @@ def make_card(
         weights_sha256=sha256,
         round=notes.get("round"),
         run=facts,
+        norms=notes.get("norms"),
         evaluation=measured,
         licence=licence,
     )

@@ -63,6 +63,8 @@ def limitations(card: Card) -> list[str]:
         "in the output says so.",
         "It has an answer for every image, also for one of another body part or contrast.",
     ]
+    if card.norms is not None:
+        lines.append(f"Its norms are {card.norms}.")
     if run is not None and run.made_up:
         lines.append("Its patients were made up by a program; it has seen no real scan.")
     if run is not None and run.simulated:

@@ -32,7 +32,8 @@ class Scenario:
         partition: how cases are dealt, a name of `simulations.partitions.PARTITIONS`.
         change: what is done to the folders of the sites.
         check: raises ConfigurationError for a task that cannot have it.
-        attack: what the last site does to its updates, a name of `ATTACKS`; None for sites that are all honest.
+        hostile: whether the last site means harm. What it learns from or measures is nothing to judge a model by.
+        attack: what the last site does to its updates, a name of `ATTACKS`; None where it leaves them as they are.
         fewest_sites: how many sites it takes.
     """
 
@@ -40,6 +41,7 @@ class Scenario:
     partition: str = "iid"
     change: Change = leave
     check: Callable[[Task], None] = any_task
+    hostile: bool = False
     attack: str | None = None
     fewest_sites: int = 1
 
@@ -58,11 +60,12 @@ SCENARIOS: Mapping[str, Scenario] = {
     "missing-contrasts": Scenario(
         "two hospitals lack a contrast each", change=take_contrasts, check=check_contrasts, fewest_sites=2
     ),
-    "hostile-labels": Scenario("one hospital's labels are reversed", change=flip_labels, fewest_sites=2),
+    "hostile-labels": Scenario("one hospital's labels are reversed", change=flip_labels, hostile=True, fewest_sites=2),
     **{
         f"hostile-{attack}": Scenario(
             f"one hospital's updates are {what}",
             change=flip_labels if attack == "scaled" else leave,
+            hostile=True,
             attack=attack,
             fewest_sites=2,
         )
