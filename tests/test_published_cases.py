@@ -47,6 +47,16 @@ def write_hearts(folder: Path, patients: tuple[str, ...]) -> Path:
     return folder
 
 
+def left_ventricle(folder: Path) -> Path:
+    """A task of one's own for the same files."""
+    task = folder / "left.toml"
+    task.write_text(
+        'name = "left-ventricle"\nmodalities = ["MRI"]\nlabel_values = [0, 1, 2, 3]\npatch = [12, 12, 6]\n'
+        '[[structures]]\nname = "left ventricle"\nlabels = [3]\n'
+    )
+    return task
+
+
 @pytest.fixture(scope="module")
 def hearts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All of the published test patients, and four others."""
@@ -83,6 +93,15 @@ def test_training_on_published_cases_is_refused(tmp_path: Path, hearts: Path, co
     assert load_task(tmp_path / "out" / "model.safetensors").name == "acdc", "the layout told the task"
 
 
+def test_ones_own_task_does_not_train_on_them_either(tmp_path: Path, hearts: Path, config: Path) -> None:
+    task = left_ventricle(tmp_path)
+    for words in (["train"], ["data", "prepare", hearts]):
+        data = ["--data", hearts, "--config", config] if words == ["train"] else []
+        line = one_line(run(*words, *data, "--task", task, "--out", tmp_path / "out", code=1))
+        assert "contains 20 of the 20 held-out patients of the published acdc protocol" in line
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
 def test_the_published_cases_are_what_is_measured(tmp_path: Path, hearts: Path, model: Path) -> None:
     run("evaluate", "--model", model, "--data", hearts, "--cases", "published", "--out", tmp_path / "out")
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["cases"] == 40
@@ -113,11 +132,7 @@ def test_a_federation_on_some_published_cases_is_refused(tmp_path: Path, config:
 def test_ones_own_task_is_trained_evaluated_and_simulated(tmp_path: Path, config: Path) -> None:
     """The same hearts under a task of one's own, which asks for the left ventricle alone."""
     folder = write_hearts(tmp_path / "data", FREE)
-    task = tmp_path / "left.toml"
-    task.write_text(
-        'name = "left-ventricle"\nmodalities = ["MRI"]\nlabel_values = [0, 1, 2, 3]\npatch = [12, 12, 6]\n'
-        '[[structures]]\nname = "left ventricle"\nlabels = [3]\n'
-    )
+    task = left_ventricle(tmp_path)
     asked = ["--data", folder, "--task", task, "--config", config]
     run("train", *asked, "--epochs", 1, "--out", tmp_path / "model")
     model = tmp_path / "model" / "model.safetensors"
