@@ -9,10 +9,10 @@ Three partitions, each a pure function of the case names (and intensities) and t
   one, as if every site had a scanner of its own. Only this one opens images.
 
 First of all the cases with the lowest SHA-256 of their name are held out, or those that a published protocol holds out
-(`segformer3d.held_out`): they are the same whatever the partition, the number of sites and the seed. Patients with several cases
-are dealt like cases, by the patient's name, and keep all of theirs together. What it promises: every case lands in
-exactly one place, no site is empty, no patient is in two, and the order in which cases are listed changes nothing.
-Damaged cases are dealt like others; the gate of the site's data sets them aside.
+(`segformer3d.held_out`): they are the same whatever the partition, the number of sites and the seed. Patients with
+several cases are dealt like cases, by the patient's name, and keep all of theirs together. What it promises: every case
+lands in exactly one place, no site is empty, no patient is in two, and the order in which cases are listed changes
+nothing. Damaged cases are dealt like others; the gate of the site's data sets them aside.
 """
 
 import hashlib

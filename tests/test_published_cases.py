@@ -1,7 +1,9 @@
 """Benchmarks from the command line: published held-out cases, layouts, own tasks; real files, tiny models."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -107,6 +109,62 @@ def test_the_published_cases_are_what_is_measured(tmp_path: Path, hearts: Path, 
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["cases"] == 40
     names = {line.partition("_")[0] for line in (tmp_path / "out" / "cases.csv").read_text().splitlines()[1:]}
     assert names == set(PATIENTS)
+
+
+def measured(out: Path) -> tuple[dict[str, Any], str, str]:
+    """The `metrics.json` of an evaluation, what its report says of published rows, and of the cases."""
+    report = (out / "report.md").read_text()
+    said = re.search(r"(?<=were not measured here\. ).*", report)
+    cases = re.search(r".*--cases\).*", report)
+    assert said is not None
+    assert cases is not None
+    return json.loads((out / "metrics.json").read_text()), said[0], cases[0]
+
+
+def test_only_the_same_protocol_on_the_same_cases_is_called_comparable(
+    tmp_path: Path, hearts: Path, model: Path
+) -> None:
+    """Three times the same model: as the papers do, by their protocol on more cases, and on their cases by another."""
+    words = ["evaluate", "--model", model, "--data", hearts]
+    same = run(*words, "--cases", "published", "--protocol", "published", "--out", tmp_path / "same").stdout
+    told, said, cases = measured(tmp_path / "same")
+    assert said == "This model was measured by the same protocol, on exactly the cases that it holds out."
+    assert told["comparable_with_published"] is True
+    assert told["not_comparable_because"] is None
+    assert told["published_cases"]["exact"] is True
+    assert "published (--cases): 40 used, 0 set aside; 20 of the 20 held-out patients" in cases
+    assert "not comparable" not in same
+
+    more = run(*words, "--protocol", "published", "--out", tmp_path / "more").stdout
+    told, said, cases = measured(tmp_path / "more")
+    assert "same protocol" not in said
+    assert "20 of the 20 held-out patients of the published acdc protocol, 0 missing or incomplete, 8 cases" in said
+    assert "--cases published takes exactly these" in said
+    assert told["comparable_with_published"] is False
+    assert told["published_cases"]["others"] == 8
+    assert "all (--cases): 48 used" in cases
+    assert "this model is not comparable" in " ".join(more.split())
+
+    run(*words, "--cases", "published", "--out", tmp_path / "whole")
+    told, said, _ = measured(tmp_path / "whole")
+    assert "not comparable" in said
+    assert "measured by another protocol (--protocol published measures as the papers do)" in said
+    assert told["comparable_with_published"] is False
+
+
+def test_held_out_cases_that_were_set_aside_are_missing(tmp_path: Path, model: Path) -> None:
+    folder = write_hearts(tmp_path / "data", PATIENTS)
+    (folder / PATIENTS[0] / f"{PATIENTS[0]}_frame01.nii.gz").write_bytes(b"no image")
+    strata = tmp_path / "scanners.csv"
+    names = [f"{patient}_{frame}" for patient in PATIENTS for frame in ("frame01", "frame12")]
+    strata.write_text("case,scanner\n" + "".join(f"{name},GE\n" for name in names))
+    words = ["evaluate", "--model", model, "--data", folder, "--cases", "published", "--protocol", "published"]
+    run(*words, "--strata", strata, "--out", tmp_path / "out")
+    told, said, cases = measured(tmp_path / "out")
+    assert told["published_cases"]["missing"] == 1
+    assert "1 missing or incomplete, 0 cases that it does not hold out" in said
+    assert "39 used, 1 set aside" in cases
+    assert f"groups of cases: `{strata}`" in (tmp_path / "out" / "report.md").read_text().replace("**", "")
 
 
 def test_published_cases_that_are_not_complete_are_not_measured(tmp_path: Path, model: Path) -> None:
