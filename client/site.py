@@ -36,7 +36,7 @@ class SiteSettings:
         patient_pattern: what of a case's name is the patient, a regular expression, see `segformer3d.patients`; None
             takes what the dataset says, or else each case for a patient.
         quarantine: a list of cases that are not used, beside `quarantine.csv` in the dataset folder.
-        leave_out_published: whether the held-out cases of a task's published protocol are left out; else they are
+        leave_out_published: whether the held-out cases of published protocols are left out; else they are
             refused.
 
     Raises:

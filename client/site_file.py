@@ -81,7 +81,7 @@ device = "auto"           # auto, cpu, cuda or cuda:N
 # threads = 8             # of one computation on the CPU (default: all cores)
 # workers = 0             # processes that read cases and cut patches
 # quarantine = "quarantine.csv"   # cases that are not used, as segfed data check lists them
-# leave_out_published = true   # use no case that a task's published protocol holds out
+# leave_out_published = true   # use no case that a published protocol holds out
 
 [coordinator]
 address = "{address}"

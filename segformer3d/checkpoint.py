@@ -165,7 +165,7 @@ def weights_sha256(weights: Mapping[str, Tensor]) -> str:
     """A hash of a model's weights alone: names, shapes, types and values, in the order of the names."""
     digest = hashlib.sha256()
     for name in sorted(weights):
-        array = weights[name].numpy()
+        array = weights[name].cpu().numpy()
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()

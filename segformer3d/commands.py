@@ -216,7 +216,9 @@ def evaluate_and_print(
     print_groups(result.strata, console)
     print_table(result, console)
     mirrored = chosen.mirror if mirror is None else mirror
-    about = Circumstances.now(Path(model), Path(data), str(where), mirrored=mirrored, seed=seed)
+    about = Circumstances.now(
+        Path(model), Path(data), str(where), mirrored=mirrored, seed=seed, cases=cases, strata=strata
+    )
     page = write_evaluation_report(result, chosen, about, Path(out))
     console.print(f"Tables and figures are in {out}; the report is {page}", soft_wrap=True)
 

@@ -5,7 +5,7 @@ import argparse
 from segformer3d.dicom.options import import_options
 
 TASK = "what to segment: a built-in task, or a TOML file (default: as the dataset says)"
-LEAVE_OUT = "use no case that the task's published protocol holds out"
+LEAVE_OUT = "use no case that a published protocol holds out"
 
 
 def data_options(command: argparse.ArgumentParser) -> None:

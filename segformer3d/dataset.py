@@ -126,7 +126,7 @@ def prepare(
         cache: where preprocessed cases are kept.
         validation_share: share of the patients kept from training, in [0, 1); see `split`.
         workers: processes that read cases at the same time.
-        leave_out_published: whether to leave out the held-out cases of the task's published protocol.
+        leave_out_published: whether to leave out the held-out cases of published protocols.
         quarantine: a list of cases that are not used, beside the one in the folder.
         patient_pattern: what of a case's name is the patient, where the dataset does not say.
 

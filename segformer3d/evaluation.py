@@ -6,7 +6,7 @@ outside the output folder, whose files name cases and belong to the site alone.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 from operator import add
 from pathlib import Path
@@ -16,6 +16,8 @@ import torch
 
 from segformer3d.calibration import calibrate
 from segformer3d.cases import CaseFiles
+from segformer3d.checkpoint import weights_sha256
+from segformer3d.comparability import published_part
 from segformer3d.errors import ConfigurationError, DataError
 from segformer3d.figures import overlay
 from segformer3d.files import write_json, write_text
@@ -90,7 +92,8 @@ def evaluate(
     if against is not None:
         check_comparable(task, against)
         rival = (against.name, partial(forecast_of, against.model, against.task, device, mirror))
-    return _evaluate(Contest(task, protocol, forecast, rival), cases, out, seed, on_case)
+    contest = Contest(task, protocol, forecast, rival, weights_sha256(model.state_dict()))
+    return _evaluate(contest, cases, out, seed, on_case)
 
 
 def evaluate_predictor(
@@ -146,7 +149,9 @@ def _evaluate(contest: Contest, cases: Sequence[CaseFiles], out: Path, seed: int
     write_text(out / "set_aside.csv", set_aside_table(set_aside))
     if not measured:
         raise DataError(_none_left(set_aside))
-    evaluation = _summarise(contest, measured, set_aside, seed)
+    names = {case.result.name for case in measured}
+    part = published_part([case for case in cases if case.name in names], contest.task.name)
+    evaluation = replace(_summarise(contest, measured, set_aside, seed), published_cases=part)
     _write(evaluation, contest.task, out)
     _draw(contest, cases, evaluation, out)
     return evaluation
@@ -167,6 +172,7 @@ def _summarise(contest: Contest, measured: Sequence[Measured], set_aside: Sequen
         strata=stratify(cases, names, seed),
         calibration=calibrate(names, reduce(add, known)) if known else (),
         published=published_rows(task.name),
+        weights_sha256=contest.weights_sha256,
         comparison=_compare(contest, measured, seed),
     )
 

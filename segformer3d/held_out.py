@@ -3,6 +3,9 @@
 The lists (`held_out_splits.json`) are those of the SegFormer3D paper: the validation cases of its BraTS 2017
 experiment, and the test patients of ACDC and test scans of Synapse that nnFormer fixed before it. Cases are known by
 their name, in capitals or not, whatever stands before it, and whatever channel, frame or contrast comes after it.
+
+A case is looked for in the list of the benchmark that the task is of, and in that of the benchmark whose files are
+named like its own, whatever the task is called: one's own task on ACDC's files would train on ACDC's test patients.
 """
 
 import json
@@ -19,6 +22,11 @@ from segformer3d.layouts.files import CaseFiles
 # img0001 of BTCV is also known by its label's name, and as ABD_001 where nnU-Net converted it: word and digits.
 _OTHER_SPELLINGS = {"img": (("label", 4), ("abd", 3))}
 _CASES_OF_EACH = {"acdc": 2}  # both frames of a patient
+# Names that tell their benchmark in a folder of any layout. patient002 or img0001 alone may be a hospital's own.
+_TELLING = {
+    "brats2017": re.compile(r"(?<![a-z0-9])brats[_-]?\d{3}(?!\d)"),
+    "acdc": re.compile(r"(?<![a-z0-9])patient\d{3}_frame\d{2}"),
+}
 
 Cases = tuple[CaseFiles, ...]
 
@@ -68,13 +76,20 @@ def held_out_of(task: str) -> HeldOut | None:
 
 
 def split_off(cases: Sequence[CaseFiles], task: str) -> tuple[Cases, Cases]:
-    """Cases that may be trained on, and those that the published protocol of the task holds out."""
-    published = held_out_of(task)
-    if published is None:
-        return tuple(cases), ()
-    taken = [published.name_of(case) is not None for case in cases]
+    """Cases that a model of the task may be trained on, and those that a published protocol holds out."""
+    taken = [_holder(case, task) is not None for case in cases]
     free, out = ([case for case, t in zip(cases, taken, strict=True) if t is wanted] for wanted in (False, True))
     return tuple(free), tuple(out)
+
+
+def taken_by_protocol(cases: Iterable[CaseFiles], task: str) -> Mapping[HeldOut, Cases]:
+    """The cases that published protocols hold out, by the list that they are on."""
+    taken: dict[HeldOut, Cases] = {}
+    for case in cases:
+        published = _holder(case, task)
+        if published is not None:
+            taken[published] = (*taken.get(published, ()), case)
+    return taken
 
 
 def training_cases(folder: Path, cases: Sequence[CaseFiles], task: str, *, leave_out: bool) -> Cases:
@@ -83,14 +98,18 @@ def training_cases(folder: Path, cases: Sequence[CaseFiles], task: str, *, leave
     Raises:
         HeldOutError: some are held out, and `leave_out` does not ask for the others.
     """
-    published, (free, taken) = held_out_of(task), split_off(cases, task)
-    if published is not None and taken and not leave_out:
+    for published, taken in ({} if leave_out else taken_by_protocol(cases, task)).items():
+        then = (
+            "and measure on them with segfed evaluate --cases published"
+            if published.task == task
+            else "or give cases that only share these names others"
+        )
         raise HeldOutError(
             f"{folder} contains {published.count(taken)} (the first: {taken[0].name}), and no model may train on what "
             "it is compared on; leave them out (--leave-out-published, or leave_out_published = true in site.toml) "
-            "and measure on them with segfed evaluate --cases published"
+            f"{then}"
         )
-    return free
+    return split_off(cases, task)[0]
 
 
 def published_cases(folder: Path, cases: Sequence[CaseFiles], task: str) -> Cases:
@@ -100,9 +119,23 @@ def published_cases(folder: Path, cases: Sequence[CaseFiles], task: str) -> Case
         ConfigurationError: the task has no published protocol.
         HeldOutError: some of its cases are not there.
     """
-    published, (_, taken) = held_out_of(task), split_off(cases, task)
+    published = held_out_of(task)
     if published is None:
         raise ConfigurationError(f"task {task} has no published protocol; there is one for {', '.join(_lists())}")
+    return _complete(folder, published, taken_by_protocol(cases, task).get(published, ()))
+
+
+def whole_lists(folder: Path, cases: Sequence[CaseFiles], task: str) -> Cases:
+    """All cases that published protocols hold out, of whichever benchmark; none where none is there.
+
+    Raises:
+        HeldOutError: some of a protocol's cases are there, and not all.
+    """
+    taken = taken_by_protocol(cases, task).items()
+    return tuple(case for published, some in taken for case in _complete(folder, published, some))
+
+
+def _complete(folder: Path, published: HeldOut, taken: Cases) -> Cases:
     missing = published.missing(taken)
     if missing:
         raise HeldOutError(
@@ -111,6 +144,16 @@ def published_cases(folder: Path, cases: Sequence[CaseFiles], task: str) -> Case
             "federation with --leave-out-published"
         )
     return taken
+
+
+def _holder(case: CaseFiles, task: str) -> HeldOut | None:
+    """The list that a case is on, the task's own first; None if it is free."""
+    named = (benchmark for benchmark, telling in _TELLING.items() if telling.search(case.name.lower()))
+    for benchmark in dict.fromkeys((task, *filter(None, (case.benchmark,)), *named)):
+        published = held_out_of(benchmark)
+        if published is not None and published.name_of(case) is not None:
+            return published
+    return None
 
 
 @cache

@@ -46,12 +46,13 @@ Forecast = Callable[[Seen], tuple[Mask, Reliability | None]]
 
 @dataclass(frozen=True)
 class Contest:
-    """Who is measured on what: the model, and the second one by its name if there is one."""
+    """Who is measured on what: the model, with the hash of its weights, and the second one by its name, if any."""
 
     task: Task
     protocol: Protocol
     forecast: Forecast
     against: tuple[str, Forecast] | None
+    weights_sha256: str | None = None
 
 
 def forecast_of(

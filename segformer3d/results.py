@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from segformer3d.calibration import StructureCalibration
+from segformer3d.comparability import PublishedCases, why_not_comparable
 from segformer3d.metrics import StructureScore
 from segformer3d.protocols import Protocol
 from segformer3d.published_scores import PublishedRow
@@ -179,7 +180,9 @@ class Evaluation:
         mean_dice: each case's mean over the structures, summarised over the cases; its mean is the headline number.
         strata: the scores of groups of cases, by each fact that is known of them and by the size of each structure.
         calibration: what predicted probabilities are worth, for each structure; empty where only masks were predicted.
-        published: rows of published tables of the task; comparable where the protocol is "published".
+        published: rows of published tables of the task.
+        published_cases: how the cases stand to those that its published protocol holds out, if it has one.
+        weights_sha256: of the model, see `segformer3d.checkpoint.weights_sha256`; None where only a predictor is known.
         comparison: the second model on the same cases, if there was one.
     """
 
@@ -192,12 +195,20 @@ class Evaluation:
     strata: tuple[Stratum, ...] = ()
     calibration: tuple[StructureCalibration, ...] = ()
     published: tuple[PublishedRow, ...] = ()
+    published_cases: PublishedCases | None = None
+    weights_sha256: str | None = None
     comparison: Comparison | None = None
+
+    @property
+    def not_comparable(self) -> str:
+        """Why the published rows are no measure for this result; empty where they are."""
+        return why_not_comparable(self.protocol, self.published_cases)
 
     def to_json(self) -> dict[str, Any]:
         """The content of `metrics.json`: plain JSON values, null for what is undefined."""
         return {
             "task": self.task,
+            "weights_sha256": self.weights_sha256,
             "protocol": self.protocol.to_json(),
             "cases": len(self.cases),
             "set_aside": len(self.set_aside),
@@ -210,6 +221,9 @@ class Evaluation:
             "strata": [stratum.to_json() for stratum in self.strata],
             "calibration": {structure.name: structure.to_json() for structure in self.calibration},
             "published": [row.to_json() for row in self.published],
+            "published_cases": None if self.published_cases is None else self.published_cases.to_json(),
+            "comparable_with_published": bool(self.published) and not self.not_comparable,
+            "not_comparable_because": (self.not_comparable or None) if self.published else None,
             "comparison": None if self.comparison is None else self.comparison.to_json(),
         }
 

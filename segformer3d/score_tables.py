@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from segformer3d.paired import MEAN, spoken_p
-from segformer3d.protocols import PUBLISHED_NAME, Protocol
+from segformer3d.protocols import Protocol
 from segformer3d.published_scores import PublishedRow
 from segformer3d.results import CaseResult, Comparison, Evaluation, SetAside, Stratum, StructureSummary
 from segformer3d.statistics import MINIMUM_COUNT, Summary
@@ -108,9 +108,9 @@ def print_groups(strata: Sequence[Stratum], console: Console) -> None:
 
 
 def _published(evaluation: Evaluation) -> Table:
-    same = evaluation.protocol.name == PUBLISHED_NAME
+    why = evaluation.not_comparable
     table = Table(
-        "method", title="published mean Dice" + ("" if same else ", by the published protocol: not comparable")
+        "method", title="published mean Dice" + (f"; this model is not comparable: {escape(why)}" if why else "")
     )
     names = [structure.name for structure in evaluation.structures]
     for name in (*names, "mean"):

@@ -11,7 +11,7 @@ site; a personalised one would be, too, and is compared like any other.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -39,7 +39,7 @@ class Gain:
     Attributes:
         way: its name.
         dice: the mean Dice of its model.
-        difference: that less the Dice of the site's own model, case by case.
+        difference: that less the Dice of the site's own model, case by case; not over-read, as `dice`.
         verdict: what may be said.
     """
 
@@ -75,7 +75,7 @@ class SiteGains:
 
 @dataclass(frozen=True)
 class CrossSite:
-    """Each model on each site's cases: the mean Dice, in rows of models and columns of sites."""
+    """Each model on each site's cases: the mean Dice, not over-read, in rows of models and columns of sites."""
 
     models: tuple[str, ...]
     sites: tuple[str, ...]
@@ -109,6 +109,7 @@ def gains_of(ways: Mapping[str, Way], seed: int) -> tuple[SiteGains, ...]:
 def _gain(way: str, scores: CaseDice, own: CaseDice, seed: int) -> Gain:
     first, second = (np.array([side[case] for case in own], np.float64) for side in (scores, own))
     paired = paired_difference(first, second, structure=MEAN, metric=METRICS[0], seed=seed)
+    paired = replace(paired, difference=not_over_read(paired.difference))
     return Gain(way, not_over_read(summarise(first, seed)), paired, verdict(paired))
 
 
@@ -131,8 +132,12 @@ def cross_site(models: Mapping[str, Way], sites: Sequence[str], seed: int) -> Cr
         seed: of the bootstrap.
     """
     measured = {name: scores for name, scores in models.items() if all(site in scores for site in sites)}
-    rows = (tuple(summarise(scores[site].values(), seed) for site in sites) for scores in measured.values())
+    rows = (tuple(_cell(scores[site], seed) for site in sites) for scores in measured.values())
     return CrossSite(tuple(measured), tuple(sites), tuple(rows))
+
+
+def _cell(scores: CaseDice, seed: int) -> Summary:
+    return not_over_read(summarise(scores.values(), seed))
 
 
 def print_gains(console: Console, gains: Sequence[SiteGains]) -> None:
@@ -149,7 +154,7 @@ def print_gains(console: Console, gains: Sequence[SiteGains]) -> None:
 
 def _spoken(gain: Gain) -> tuple[str, str, str]:
     told, p = gain.difference.difference, gain.difference.p_value
-    mean = "" if told.mean is None or told.count < MINIMUM_COUNT else f"{told.mean:+.3f} "
+    mean = "" if told.mean is None else f"{told.mean:+.3f} "
     between = "-" if told.low is None or told.high is None else f"{mean}[{told.low:+.3f}, {told.high:+.3f}]"
     return between, _three(p), gain.verdict
 

@@ -6,7 +6,7 @@ from itertools import repeat
 from segformer3d.report.document import Cell, Column, Gallery, Note, Paragraph, Section, Table
 from segformer3d.report.score_charts import Line, differences, heat_map
 from segformer3d.report.words import counted, fixed, mean_cell
-from segformer3d.statistics import MINIMUM_COUNT, Summary, not_over_read
+from segformer3d.statistics import MINIMUM_COUNT, Summary
 from simulations.comparison import FEDERATED, POOLED
 from simulations.gains import ALONE, LEVEL, MATRIX_SITES, CrossSite, Gain, SiteGains
 
@@ -16,7 +16,7 @@ def gains_section(sites: Sequence[SiteGains]) -> Section:
     ways = [gain.way for gain in sites[0].gains]
     chart = differences(
         "gains", "Dice gained by taking part",
-        [Line(site.site, not_over_read(_of(site, FEDERATED).difference.difference)) for site in sites],
+        [Line(site.site, _of(site, FEDERATED).difference.difference) for site in sites],
         "The federation's model less the site's own; right of nought the site gains.",
     )  # fmt: skip
     columns = (
@@ -44,7 +44,7 @@ def _of(site: SiteGains, way: str) -> Gain:
 
 def _row(site: SiteGains) -> tuple[Cell | str, ...]:
     gain = _of(site, FEDERATED)
-    gained = mean_cell(not_over_read(gain.difference.difference), sign=True, strong=True)
+    gained = mean_cell(gain.difference.difference, sign=True, strong=True)
     others = (mean_cell(other.dice) for other in site.gains)
     return (
         site.site, str(site.cases), gained, fixed(gain.difference.p_value), gain.verdict,
@@ -66,7 +66,7 @@ def matrix_section(matrix: CrossSite, sites: int) -> Section:
     chart = heat_map(
         "cross-site", "Mean Dice: model by row, cases by column", rows, matrix.sites,
         [[cell.mean for cell in row] for row in matrix.dice],
-        "The more colour, the better; a column is one site's cases.",
+        f"The more colour, the better; a column is one site's cases, and empty for fewer than {MINIMUM_COUNT}.",
     )  # fmt: skip
     counts = [cell.count for cell in matrix.dice[0]]
     columns = (Column("model", "text"), *(Column(f"{s} ({n})") for s, n in zip(matrix.sites, counts, strict=True)))
@@ -76,8 +76,8 @@ def matrix_section(matrix: CrossSite, sites: int) -> Section:
 
 
 _MATRIX_NOTE = (
-    "In brackets the number of cases; a column of few cases says little, and its intervals say how little. Bold: a "
-    "site's own model on its own cases."
+    f"In brackets the number of cases; of fewer than {MINIMUM_COUNT} only the interval is told, and of one case "
+    "nothing. Bold: a site's own model on its own cases."
 )
 
 

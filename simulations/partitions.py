@@ -8,11 +8,11 @@ Three partitions, each a pure function of the case names (and intensities) and t
 - `intensity`: the cases sorted by the scale of their raw intensities and cut into parts of equal size, give or take
   one, as if every site had a scanner of its own. Only this one opens images.
 
-First of all the cases with the lowest SHA-256 of their name are held out, or those that the published protocol of the
-task holds out: they are the same whatever the partition, the number of sites and the seed. Patients with several cases
-are dealt like cases, by the patient's name, and keep all of theirs together. What it promises: every case lands in
-exactly one place, no site is empty, no patient is in two, and the order in which cases are listed changes nothing.
-Damaged cases are dealt like others; the gate of the site's data sets them aside.
+First of all the cases with the lowest SHA-256 of their name are held out, or those that a published protocol holds out
+(`segformer3d.held_out`): they are the same whatever the partition, the number of sites and the seed. Patients with
+several cases are dealt like cases, by the patient's name, and keep all of theirs together. What it promises: every case
+lands in exactly one place, no site is empty, no patient is in two, and the order in which cases are listed changes
+nothing. Damaged cases are dealt like others; the gate of the site's data sets them aside.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from nibabel.spatialimages import HeaderDataError, HeaderTypeError
 from segformer3d.cases import CaseFiles, find_cases
 from segformer3d.errors import ConfigurationError
 from segformer3d.files import write_json
-from segformer3d.held_out import published_cases, split_off
+from segformer3d.held_out import split_off, whole_lists
 from segformer3d.lacks import tells_only_lacks
 from segformer3d.layouts.description import DESCRIPTION, read_description
 from segformer3d.patients import patient_of
@@ -143,12 +143,13 @@ def write_partition(
     """Divide the dataset in `source` and write `site-1`, ..., `held-out` under `folder` in the layout of the source.
 
     Files are linked to, not copied, where the file system allows it, and keep their names. `patient_pattern` is what of
-    a case's name is the patient, where the dataset does not say. What the published protocol of `task` holds out is
-    held out here as well, rather than a share, or left out altogether where that is asked for.
+    a case's name is the patient, where the dataset does not say. What a published protocol holds out, of `task` or of
+    the benchmark whose files are named like these, is held out here as well, rather than a share, or left out
+    altogether where that is asked for.
 
     Raises:
         ConfigurationError: a value breaks its rule, or there are fewer patients than sites.
-        HeldOutError: some of the cases that the published protocol holds out are there, but not all.
+        HeldOutError: some of the cases that a published protocol holds out are there, but not all.
         DataError: the source is no dataset folder, a case does not match the pattern, or one of the folders to write is
             not empty.
     """
@@ -157,7 +158,7 @@ def write_partition(
     free, published = split_off(cases, task)
     patients = _by_patient(free if leave_out_published else cases, patient_pattern)
     if published and not leave_out_published:
-        outside = tuple(sorted(_by_patient(published_cases(source, cases, task), patient_pattern)))
+        outside = tuple(sorted(_by_patient(whole_lists(source, cases, task), patient_pattern)))
     else:
         outside = held_out_cases(tuple(patients), held_out)
     read = [name for name in patients if partition == "intensity" and name not in outside]

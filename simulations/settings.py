@@ -36,8 +36,8 @@ class SimulationSettings:
         engine: "local" (worker processes of this machine) or "ray" (Flower's simulation engine).
         seed: of everything random.
         held_out: share of the cases that no site gets, in (0, 1); the final model is measured on them.
-        leave_out_published: whether cases that the task's published protocol holds out are used nowhere; else they are
-            what is held out, if all are there.
+        leave_out_published: whether cases that a published protocol holds out are used nowhere; else they are what is
+            held out, if all are there.
         minimum_sites: a round needs this many good replies; None asks for more than half of the sites, and for as many
             as the strategy needs.
         round_deadline: seconds after which a round closes with the replies that are there.

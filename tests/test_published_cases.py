@@ -1,7 +1,9 @@
 """Benchmarks from the command line: published held-out cases, layouts, own tasks; real files, tiny models."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -47,6 +49,16 @@ def write_hearts(folder: Path, patients: tuple[str, ...]) -> Path:
     return folder
 
 
+def left_ventricle(folder: Path) -> Path:
+    """A task of one's own for the same files."""
+    task = folder / "left.toml"
+    task.write_text(
+        'name = "left-ventricle"\nmodalities = ["MRI"]\nlabel_values = [0, 1, 2, 3]\npatch = [12, 12, 6]\n'
+        '[[structures]]\nname = "left ventricle"\nlabels = [3]\n'
+    )
+    return task
+
+
 @pytest.fixture(scope="module")
 def hearts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All of the published test patients, and four others."""
@@ -83,11 +95,76 @@ def test_training_on_published_cases_is_refused(tmp_path: Path, hearts: Path, co
     assert load_task(tmp_path / "out" / "model.safetensors").name == "acdc", "the layout told the task"
 
 
+def test_ones_own_task_does_not_train_on_them_either(tmp_path: Path, hearts: Path, config: Path) -> None:
+    task = left_ventricle(tmp_path)
+    for words in (["train"], ["data", "prepare", hearts]):
+        data = ["--data", hearts, "--config", config] if words == ["train"] else []
+        line = one_line(run(*words, *data, "--task", task, "--out", tmp_path / "out", code=1))
+        assert "contains 20 of the 20 held-out patients of the published acdc protocol" in line
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
 def test_the_published_cases_are_what_is_measured(tmp_path: Path, hearts: Path, model: Path) -> None:
     run("evaluate", "--model", model, "--data", hearts, "--cases", "published", "--out", tmp_path / "out")
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["cases"] == 40
     names = {line.partition("_")[0] for line in (tmp_path / "out" / "cases.csv").read_text().splitlines()[1:]}
     assert names == set(PATIENTS)
+
+
+def measured(out: Path) -> tuple[dict[str, Any], str, str]:
+    """The `metrics.json` of an evaluation, what its report says of published rows, and of the cases."""
+    report = (out / "report.md").read_text()
+    said = re.search(r"(?<=were not measured here\. ).*", report)
+    cases = re.search(r".*--cases\).*", report)
+    assert said is not None
+    assert cases is not None
+    return json.loads((out / "metrics.json").read_text()), said[0], cases[0]
+
+
+def test_only_the_same_protocol_on_the_same_cases_is_called_comparable(
+    tmp_path: Path, hearts: Path, model: Path
+) -> None:
+    """Three times the same model: as the papers do, by their protocol on more cases, and on their cases by another."""
+    words = ["evaluate", "--model", model, "--data", hearts]
+    same = run(*words, "--cases", "published", "--protocol", "published", "--out", tmp_path / "same").stdout
+    told, said, cases = measured(tmp_path / "same")
+    assert said == "This model was measured by the same protocol, on exactly the cases that it holds out."
+    assert told["comparable_with_published"] is True
+    assert told["not_comparable_because"] is None
+    assert told["published_cases"]["exact"] is True
+    assert "published (--cases): 40 used, 0 set aside; 20 of the 20 held-out patients" in cases
+    assert "not comparable" not in same
+
+    more = run(*words, "--protocol", "published", "--out", tmp_path / "more").stdout
+    told, said, cases = measured(tmp_path / "more")
+    assert "same protocol" not in said
+    assert "20 of the 20 held-out patients of the published acdc protocol, 0 missing or incomplete, 8 cases" in said
+    assert "--cases published takes exactly these" in said
+    assert told["comparable_with_published"] is False
+    assert told["published_cases"]["others"] == 8
+    assert "all (--cases): 48 used" in cases
+    assert "this model is not comparable" in " ".join(more.split())
+
+    run(*words, "--cases", "published", "--out", tmp_path / "whole")
+    told, said, _ = measured(tmp_path / "whole")
+    assert "not comparable" in said
+    assert "measured by another protocol (--protocol published measures as the papers do)" in said
+    assert told["comparable_with_published"] is False
+
+
+def test_held_out_cases_that_were_set_aside_are_missing(tmp_path: Path, model: Path) -> None:
+    folder = write_hearts(tmp_path / "data", PATIENTS)
+    (folder / PATIENTS[0] / f"{PATIENTS[0]}_frame01.nii.gz").write_bytes(b"no image")
+    strata = tmp_path / "scanners.csv"
+    names = [f"{patient}_{frame}" for patient in PATIENTS for frame in ("frame01", "frame12")]
+    strata.write_text("case,scanner\n" + "".join(f"{name},GE\n" for name in names))
+    words = ["evaluate", "--model", model, "--data", folder, "--cases", "published", "--protocol", "published"]
+    run(*words, "--strata", strata, "--out", tmp_path / "out")
+    told, said, cases = measured(tmp_path / "out")
+    assert told["published_cases"]["missing"] == 1
+    assert "1 missing or incomplete, 0 cases that it does not hold out" in said
+    assert "39 used, 1 set aside" in cases
+    assert f"groups of cases: `{strata}`" in (tmp_path / "out" / "report.md").read_text().replace("**", "")
 
 
 def test_published_cases_that_are_not_complete_are_not_measured(tmp_path: Path, model: Path) -> None:
@@ -113,11 +190,7 @@ def test_a_federation_on_some_published_cases_is_refused(tmp_path: Path, config:
 def test_ones_own_task_is_trained_evaluated_and_simulated(tmp_path: Path, config: Path) -> None:
     """The same hearts under a task of one's own, which asks for the left ventricle alone."""
     folder = write_hearts(tmp_path / "data", FREE)
-    task = tmp_path / "left.toml"
-    task.write_text(
-        'name = "left-ventricle"\nmodalities = ["MRI"]\nlabel_values = [0, 1, 2, 3]\npatch = [12, 12, 6]\n'
-        '[[structures]]\nname = "left ventricle"\nlabels = [3]\n'
-    )
+    task = left_ventricle(tmp_path)
     asked = ["--data", folder, "--task", task, "--config", config]
     run("train", *asked, "--epochs", 1, "--out", tmp_path / "model")
     model = tmp_path / "model" / "model.safetensors"

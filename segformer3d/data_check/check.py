@@ -25,7 +25,7 @@ from segformer3d.data_check.rules import (
 )
 from segformer3d.data_check.sides import check_patients, check_sides, validation_names
 from segformer3d.data_check.twins import Twins
-from segformer3d.held_out import split_off
+from segformer3d.held_out import taken_by_protocol
 from segformer3d.lacks import check_lacks, present_task
 from segformer3d.layouts.files import CaseFiles
 from segformer3d.patients import with_patients
@@ -170,9 +170,9 @@ def _check_files(
         yield Finding(
             QUARANTINED, None, f"{len(found) - len(files)} cases are on the quarantine list, and not looked at"
         )
-    published = len(split_off(files, task.name)[1])
-    if published:
-        yield Finding(PUBLISHED, None, f"{published} cases are held out by the published protocol of task {task.name}")
+    for published, taken in taken_by_protocol(files, task.name).items():
+        held_out = f"{len(taken)} cases are held out by the published protocol of task {published.task}"
+        yield Finding(PUBLISHED, None, held_out)
 
 
 def _check_others(count: int, readable: int) -> Iterator[Finding]:

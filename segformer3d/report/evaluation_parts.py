@@ -5,7 +5,6 @@ from itertools import groupby
 
 from segformer3d.calibration import FLOOR, StructureCalibration
 from segformer3d.paired import MEAN, spoken_p
-from segformer3d.protocols import PUBLISHED_NAME
 from segformer3d.published_scores import PublishedRow
 from segformer3d.report.document import Cell, Code, Column, Gallery, Paragraph, Section, Table
 from segformer3d.report.score_charts import Line, differences, reliability_diagram
@@ -40,19 +39,16 @@ def published(evaluation: Evaluation, rows: Sequence[PublishedRow]) -> Section:
     measured = tuple(Cell(fixed(None if v is None else 100 * v, digits), strong=True) for v in ours)
     columns = (Column("model", "text"), *map(Column, (*names, MEAN)))
     printed = tuple(_published_row(row, names, digits) for row in rows)
-    same = evaluation.protocol.name == PUBLISHED_NAME
-    said = (
-        "The published rows are printed as their papers print them, and were not measured here. "
-        + ("This model was measured by the same protocol." if same else _NOT_COMPARABLE)
-    )  # fmt: skip
+    why = evaluation.not_comparable
+    said = "The published rows are printed as their papers print them, and were not measured here. "
+    said += (
+        f"This model is not comparable with them, and the rows show the order of magnitude: {why}." if why else _SAME
+    )
     table = Table("Mean Dice in percent", columns, (("this model, measured", *measured), *printed))
     return Section("Beside published models", (Paragraph(said), table))
 
 
-_NOT_COMPARABLE = (
-    "This model was measured by another protocol, so the rows show the order of magnitude and no more; "
-    "--protocol published measures as the papers do."
-)
+_SAME = "This model was measured by the same protocol, on exactly the cases that it holds out."
 
 
 def _published_row(row: PublishedRow, names: Sequence[str], digits: int) -> tuple[Cell | str, ...]:

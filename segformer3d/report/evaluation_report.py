@@ -54,6 +54,8 @@ class Circumstances:
         seed: of the bootstrap.
         version: of segfed.
         date: the day, as YYYY-MM-DD.
+        cases: which of the folder's cases were asked for (`--cases`).
+        strata: the file that told groups of cases (`--strata`), if there was one.
     """
 
     model: str
@@ -64,14 +66,26 @@ class Circumstances:
     seed: int
     version: str
     date: str
+    cases: str = "all"
+    strata: str | None = None
 
     @classmethod
-    def now(cls, model: Path, data: Path, device: str, *, mirrored: bool, seed: int) -> "Circumstances":
+    def now(
+        cls,
+        model: Path,
+        data: Path,
+        device: str,
+        *,
+        mirrored: bool,
+        seed: int,
+        cases: str = "all",
+        strata: str | None = None,
+    ) -> "Circumstances":
         """Of an evaluation that was made just now."""
         with model.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         today = f"{datetime.now():%Y-%m-%d}"
-        return cls(str(model), digest, str(data), device, mirrored, seed, version("segfed"), today)
+        return cls(str(model), digest, str(data), device, mirrored, seed, version("segfed"), today, cases, strata)
 
 
 def write_evaluation_report(evaluation: Evaluation, task: Task, about: Circumstances, folder: Path) -> Path:
@@ -212,7 +226,8 @@ def _method(evaluation: Evaluation, task: Task, about: Circumstances) -> Section
         ("model", (Code(about.model),)),
         ("SHA-256 of the file", (Code(about.model_sha256),)),
         ("data", (Code(about.data),)),
-        ("cases", f"{len(evaluation.cases)} used, {len(evaluation.set_aside)} set aside"),
+        ("cases", _which_cases(evaluation, about)),
+        *((("groups of cases", (Code(about.strata),)),) if about.strata is not None else ()),
         ("space", f"scored on each image's own grid; the model's grid is {grid}"),
         ("mirrored copies", "averaged" if about.mirrored else "not used"),
         ("device", about.device),
@@ -220,3 +235,8 @@ def _method(evaluation: Evaluation, task: Task, about: Circumstances) -> Section
         ("segfed", f"{about.version}, {about.date}"),
     )
     return Section("How it was measured", (Facts(facts), Paragraph(protocol.rules)))
+
+
+def _which_cases(evaluation: Evaluation, about: Circumstances) -> str:
+    used = f"{about.cases} (--cases): {len(evaluation.cases)} used, {len(evaluation.set_aside)} set aside"
+    return used if evaluation.published_cases is None else f"{used}; {evaluation.published_cases}"

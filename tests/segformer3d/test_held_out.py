@@ -10,9 +10,9 @@ import pytest
 from segformer3d.cases import CaseFiles
 from segformer3d.dataset import prepare
 from segformer3d.errors import ConfigurationError
-from segformer3d.held_out import HeldOutError, held_out_of, published_cases, split_off, training_cases
+from segformer3d.held_out import HeldOutError, held_out_of, published_cases, split_off, training_cases, whole_lists
 from segformer3d.task import Task
-from segformer3d.tasks import TASKS, get_task
+from segformer3d.tasks import TASKS, get_task, task_of_folder
 from tests.conftest import MakeDataset
 
 FOLDER = Path("data")
@@ -65,9 +65,37 @@ def test_a_patient_is_known_whatever_the_case_is_called() -> None:
     assert (len(free), len(taken)) == (0, 1)
 
 
-def test_other_tasks_hold_nothing_out() -> None:
-    cases = named("BRATS_010", "patient002_frame01", "img0001")
+def test_names_that_a_hospital_may_use_itself_are_free_under_other_tasks() -> None:
+    cases = named("patient002", "outpatient002_frame01", "img0001", "BraTS20_Training_010", "BRATS_0100")
     assert training_cases(FOLDER, cases, "hippocampus", leave_out=False) == cases
+
+
+@pytest.mark.parametrize(
+    ("case", "benchmark"),
+    [
+        (CaseFiles("BRATS_010", (), None), "brats2017"),
+        (CaseFiles("leeds_brats_010_0000", (), None), "brats2017"),
+        (CaseFiles("patient002_frame01", (), None), "acdc"),
+        (CaseFiles("scan-17", (), None, "patient002", benchmark="acdc"), "acdc"),
+        (CaseFiles("img0001", (), None, benchmark="synapse"), "synapse"),
+    ],
+)
+@pytest.mark.parametrize("task", ["Task01_BrainTumour", "left-ventricle", "hippocampus", "brats2021"])
+def test_a_held_out_case_is_one_whatever_the_task_is_called(case: CaseFiles, benchmark: str, task: str) -> None:
+    """By the benchmark whose files are named like it."""
+    cases = (case, *named("scan-1"))
+    with pytest.raises(HeldOutError, match=f"contains 1 of the .* of the published {benchmark} protocol") as no:
+        training_cases(FOLDER, cases, task, leave_out=False)
+    assert str(no.value).endswith("or give cases that only share these names others")
+    assert training_cases(FOLDER, cases, task, leave_out=True) == cases[1:]
+    assert split_off(cases, task) == (cases[1:], (case,))
+    with pytest.raises(HeldOutError, match="missing or incomplete"):
+        whole_lists(FOLDER, cases, task)
+
+
+def test_only_a_benchmarks_own_task_measures_its_published_cases() -> None:
+    cases = every("brats2017", "")
+    assert whole_lists(FOLDER, cases, "hippocampus") == cases
     with pytest.raises(
         ConfigurationError, match="task hippocampus has no published protocol; there is one for brats2017"
     ):
@@ -156,3 +184,17 @@ def test_both_frames_of_a_patient_are_on_one_side(
     assert not sides[0] & sides[1]
     assert sides[0] | sides[1] == set(patients)
     assert len(data.train) == 2 * len(sides[0])
+
+
+@pytest.mark.parametrize("name", ["Task01_BrainTumour", "BRATS"])
+def test_a_decathlon_folder_is_refused_whatever_it_calls_itself(
+    tmp_path: Path, make_dataset: MakeDataset, name: str
+) -> None:
+    label = np.zeros((6, 7, 4), np.int16)
+    label[1:3, 2:5, 1:3] = 1
+    folder = make_dataset(tmp_path / "data", {"BRATS_010": (label + 1, label), "BRATS_001": (label + 2, label)})
+    described = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps({**described, "name": name}))
+    with pytest.raises(HeldOutError, match=r"1 of the 73 held-out .* \(the first: BRATS_010\)"):
+        prepare(folder, task_of_folder(folder), tmp_path / "cache")
+    assert not (tmp_path / "cache").exists(), "nothing was prepared"

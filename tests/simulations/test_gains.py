@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from segformer3d.report.words import NOTHING
 from simulations.comparison import Compared, rivals_of
 from simulations.gains import ALONE, MATRIX_SITES, cross_site, gains_of
+from simulations.gains_report import matrix_section
 
 
 def cases(count: int, dice: float, *, spread: float = 0.0) -> dict[str, float]:
@@ -57,7 +59,25 @@ def test_small_cohorts_are_not_over_read(count):
     assert (gain.dice.low is None) == (count < 2)
     told = site.to_json()
     assert told["cases"] == count
-    assert told["against_alone"]["federated"]["verdict"] == "too few cases"
+    gained = told["against_alone"]["federated"]
+    assert gained["verdict"] == "too few cases"
+    for summary in (told["alone"], gained["mean_dice"], gained["difference"]):
+        assert summary["count"] == count
+        assert summary["mean"] is summary["standard_deviation"] is None
+        assert (summary["low"] is None) == (count < 2)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_the_matrix_does_not_over_read_either(count):
+    """In the JSON, the table and the heat map alike."""
+    few, enough = cases(count, 0.5, spread=0.1), cases(5, 0.75)
+    matrix = cross_site({"a": {"a": few, "b": enough}, "b": {"a": few, "b": enough}}, ["a", "b"], seed=0)
+    for row in matrix.to_json()["mean_dice"]:
+        assert (row[0]["count"], row[0]["mean"], row[1]["mean"]) == (count, None, pytest.approx(0.75))
+        assert (row[0]["low"] is None) == (count < 2)
+    _, gallery, table = matrix_section(matrix, 2).blocks
+    assert all(cells[1].text == NOTHING for cells in table.rows)
+    assert len(gallery.pictures) == 1
 
 
 def test_any_way_of_training_is_compared_with_alone():
@@ -85,11 +105,17 @@ def test_the_models_of_single_sites_are_one_way():
 
 
 def test_the_matrix_has_a_row_for_each_model_and_a_column_for_each_site():
-    models = {"a": {"a": {"x": 1.0, "y": 0.5}, "b": {"z": 0.25}}, "b": {"a": {"x": 0.0, "y": 0.5}, "b": {"z": 0.75}}}
-    matrix = cross_site({**models, "elsewhere": {"b": {"z": 0.1}}}, ["a", "b"], seed=0)
+    models = {
+        "a": {"a": cases(5, 0.25, spread=0.25), "b": cases(6, 0.25)},
+        "b": {"a": cases(5, 0.05, spread=0.1), "b": cases(6, 0.75)},
+    }
+    matrix = cross_site({**models, "elsewhere": {"b": cases(6, 0.1)}}, ["a", "b"], seed=0)
     assert matrix.models == ("a", "b")
-    assert [[cell.mean for cell in row] for row in matrix.dice] == [[0.75, 0.25], [0.25, 0.75]]
-    assert matrix.to_json()["mean_dice"][0][0]["count"] == 2
+    assert [[cell.mean for cell in row] for row in matrix.dice] == [
+        pytest.approx([0.75, 0.25]),
+        pytest.approx([0.25, 0.75]),
+    ]
+    assert matrix.to_json()["mean_dice"][0][0]["count"] == 5
 
 
 def test_of_many_sites_only_the_first_see_each_others_models(tmp_path):

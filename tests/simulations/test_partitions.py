@@ -341,10 +341,20 @@ def test_some_published_cases_are_refused_or_used_nowhere(tmp_path):
     assert patients_in(folders.held_out), "a share, as ever"
 
 
-def test_a_task_without_a_protocol_holds_out_a_share(tmp_path):
-    source = hearts(tmp_path / "source", (*PUBLISHED[:3], *OTHERS))
+def test_ones_own_task_on_their_files_holds_them_out_as_well(tmp_path):
+    whole = hearts(tmp_path / "whole", (*PUBLISHED, *OTHERS))
+    folders = write_partition(whole, tmp_path / "sites", "iid", sites=2, seed=0, task="left-ventricle")
+    assert patients_in(folders.held_out) == set(PUBLISHED)
+    some = hearts(tmp_path / "some", (*PUBLISHED[:3], *OTHERS))
+    with pytest.raises(HeldOutError, match="17 are missing or incomplete"):
+        write_partition(some, tmp_path / "no", "iid", sites=2, seed=0, task="left-ventricle")
+
+
+def test_a_dataset_without_published_cases_holds_out_a_share(tmp_path):
+    others = tuple(f"patient{number:03d}" for number in (1, 4, 5, 6, 7, 8, 10, 11))
+    source = hearts(tmp_path / "source", tuple(name for name in others if name not in PUBLISHED))
     folders = write_partition(source, tmp_path / "sites", "iid", sites=2, seed=0, task="left-ventricle")
-    assert len(patients_in(folders.held_out)) == 2
+    assert len(patients_in(folders.held_out)) == round(0.2 * len(patients_in(source)))
 
 
 # --- Layouts ---------------------------------------------------------------------------------------------------------
@@ -378,7 +388,7 @@ def as_brats(folder):
 
 
 def as_btcv(folder):
-    for number in range(5, 11):
+    for number in (5, 6, 7, 9, 10, 11):  # none that the published protocol holds out
         write_files(folder, f"img/img{number:04d}.nii.gz", f"label/label{number:04d}.nii.gz")
 
 

@@ -112,7 +112,10 @@ def test_published_rows_are_marked_and_another_protocol_is_called_one(written):
     text = (written / "report.md").read_text()
     assert "| this model, measured | **75.00** | **75.00** | **75.00** |" in text
     assert "| SegFormer3D, published (a paper of 2024) | 89.90 | – | 82.15 |" in text
-    assert "were not measured here. This model was measured by another protocol" in text
+    assert (
+        "This model is not comparable with them, and the rows show the order of magnitude: it was measured by" in text
+    )
+    assert "another protocol (--protocol published measures as the papers do)." in text
 
 
 def test_groups_of_few_cases_are_not_over_read(written):
