@@ -3,14 +3,14 @@
 import hashlib
 import json
 import os
-import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from server.federation import NORMS_KEPT
 
-from .test_command_line import TINY, blob_case, command, summary
+from .test_command_line import TINY, blob_case, run, run_process, summary
 
 ALL_AT_ONCE = '[strategy]\nname = "scaffold"\nlocal_norms = true\npersonal = 0.1\n'
 
@@ -24,17 +24,23 @@ def words(tmp_path_factory, make_dataset) -> list[object]:
     return ["simulate", "--data", data, "--sites", 2, "--rounds", 2, "--config", folder]
 
 
+@pytest.fixture
+def one_core() -> Iterator[None]:
+    """On one core every site has one thread, however many sites work at once; processes inherit it."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    yield
+    os.sched_setaffinity(0, before)
+
+
 def play(words: list[object], strategy: str, out: Path, *more: object) -> dict[str, str]:
-    """A run on one core, where every site has one thread; hashes of what it left at the server and at the sites."""
+    """A run; hashes of what it left at the server and at the sites."""
     *start, folder = words
     chosen = [f"{folder}/all.toml"] if strategy == "all" else [f"{folder}/plain.toml", "--strategy", strategy]
-    on_one_core = ["taskset", "-c", str(min(os.sched_getaffinity(0)))]
-    told = command(*start, *chosen, "--out", out, *more)
-    subprocess.run([*on_one_core, *told], check=True, capture_output=True, timeout=300)
-    run = json.loads((out / "run.json").read_text())["run"]
-    kept = [path for kind in ("memory", "personal") for path in out.glob(f"work/site-?/{run}/{kind}-0002.safetensors")]
-    hashes = {str(path.parts[-3:-2] + path.parts[-1:]): path.read_bytes() for path in kept}
-    found = {name: hashlib.sha256(content).hexdigest() for name, content in hashes.items()}
+    (run_process if "ray" in more else run)(*start, *chosen, "--out", out, *more)
+    name = json.loads((out / "run.json").read_text())["run"]
+    kept = [path for kind in ("memory", "personal") for path in out.glob(f"work/site-?/{name}/{kind}-0002.safetensors")]
+    found = {f"{path.parts[-3]}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
     return {"weights": summary(out)["weights_sha256"], **found}
 
 
@@ -46,6 +52,7 @@ def play(words: list[object], strategy: str, out: Path, *more: object) -> dict[s
         *(pytest.param(name, "ray", marks=pytest.mark.slow) for name in ("all", "scaffold", "fedbn", "ditto")),
     ],
 )
+@pytest.mark.usefixtures("one_core")
 def test_what_is_remembered_is_the_same_to_the_last_bit(words, tmp_path, strategy, engine):
     one = play(words, strategy, tmp_path / "one", "--parallel", 1)
     two = play(words, strategy, tmp_path / "two", "--parallel", 2, "--engine", engine)
