@@ -54,8 +54,7 @@ def pooled_of(run: Run, out: Path) -> tuple[Mapping[str, Any], Mapping[str, floa
     Raises:
         SegfedError: data or disk are not as they must be.
     """
-    budget = replace(budget_of(run), threads=run.threads * run.settings.at_once)
-    compared = compare_rivals((Rival(POOLED, POOLED, run.honest, out),), budget, 1)
+    compared = compare_rivals((Rival(POOLED, POOLED, run.honest, out),), budget_of_one(run), 1)
     return compared.held_out[POOLED], dice_at_sites(run, dict.fromkeys(run.honest, out / "model.safetensors"))
 
 
@@ -97,6 +96,11 @@ def _personal_models(run: Run) -> list[Path]:
     if None in found:
         raise DataError(f"{run.folder} lacks a site's personal model; play the run again to compare it")
     return [path for path in found if path is not None]
+
+
+def budget_of_one(run: Run) -> Budget:
+    """What a rival that is trained alone gets: the cores that the sites had together."""
+    return replace(budget_of(run), threads=run.threads * run.settings.at_once)
 
 
 def budget_of(run: Run) -> Budget:

@@ -77,11 +77,11 @@ def asked_for(values: Mapping[str, Any]) -> Study | SimulationSettings:
     if len(strategies) == len(exchanges) == seeds == 1:
         return settings
     chosen = tuple(strategy_from_json(strategy) for strategy in strategies)
+    for strategy, exchange in itertools.product(chosen, exchanges):
+        replace(settings, strategy=strategy, exchange=exchange)  # what does not fit is said before anything runs
     for option, names in (("strategy", list(map(variant_name, chosen))), ("exchange", exchanges)):
         if len(set(names)) < len(names):
             raise ConfigurationError(f"--{option} names one {option} twice; each is compared once")
-    for strategy, exchange in itertools.product(chosen, exchanges):
-        replace(settings, strategy=strategy, exchange=exchange)  # what does not fit is said before anything runs
     return Study(settings, chosen, tuple(exchanges), tuple(range(settings.seed, settings.seed + seeds)))
 
 

@@ -5,6 +5,7 @@ Oracle: the numbers of the files against each other, and against the better trai
 
 import csv
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ import torch
 
 from segformer3d.checkpoint import load_task, save
 from segformer3d.model import build
-from segformer3d.tasks import get_task
+from segformer3d.tasks import adjust, get_task, task_of_folder
+from server.federation import NORMS_KEPT
 
-from .test_command_line import config, dataset, one_line, run  # noqa: F401 - some are fixtures
+from .test_command_line import TINY, blob_case, config, dataset, one_line, run  # noqa: F401 - some are fixtures
 
 
 @pytest.fixture(scope="module")
@@ -149,3 +151,23 @@ def test_longer_training_on_hippocampi_is_better_and_the_test_says_so(shared: Pa
     mean = told["differences"][0]
     assert mean["difference"]["low"] > 0
     assert mean["p_value"] < 0.01
+
+
+def test_whose_norms_a_model_has_is_told_where_it_is_nobodys(tmp_path, make_dataset):
+    """A model of FedBN, on a site that it has never seen: evaluate, predict and the model card say it."""
+    data = make_dataset(tmp_path / "data", {f"case_{number}": blob_case(number) for number in range(2)})
+    changes = tomllib.loads(TINY)
+    task = adjust(task_of_folder(data), changes["model"], changes["grid"])
+    torch.manual_seed(0)
+    for name, notes in (("fedbn", {"norms": NORMS_KEPT}), ("fedavg", {})):
+        model = tmp_path / f"{name}.safetensors"
+        save(model, build(task.model), task, notes)
+        told = [
+            run("evaluate", "--model", model, "--data", data, "--out", tmp_path / f"{name}-scores").stdout,
+            run("predict", "--model", model, "--image", data / "imagesTr", "--out", tmp_path / f"{name}-labels").stdout,
+        ]
+        run("export", model, "--out", tmp_path / f"{name}-export")
+        card = (tmp_path / f"{name}-export" / "MODEL_CARD.md").read_text()
+        lines = [line for text in told for line in text.splitlines() if "norms are" in line]
+        assert lines == [f"{model}: its norms are {NORMS_KEPT}"] * 2 * (name == "fedbn")
+        assert (f"- Its norms are {NORMS_KEPT}." in card) == (name == "fedbn")

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 from segformer3d.errors import ConfigurationError
+from segformer3d.terminal import make_console
 from segformer3d.toml_file import read_toml
+from server.federation import NORMS_KEPT
 from simulations.outcomes import POOLED, Outcome, outcome_of
 from simulations.study import Study, asked_for, study_from_json
-from simulations.study_report import lines_of, reached, spread_of, targets_of
+from simulations.study_report import lines_of, reached, spread_of, targets_of, write_study_report
 from tests.test_command_line import TINY, blob_case, one_line, run
 
 
@@ -175,6 +177,28 @@ def test_bytes_and_rounds_count_until_the_target_is_first_reached() -> None:
     assert (first.bytes_up, first.bytes_down, first.rounds) == (20, 40, 2)
     assert second.bytes_up is None
     assert targets_of([outcome("c", 0, 0.5)]) == {}
+
+
+def test_the_report_says_of_which_model_its_numbers_are(tmp_path: Path) -> None:
+    study = asked_for({"data": "data", "strategy": "fedavg,fedbn,ditto", "scenario": "hostile-sign", "sites": 8})
+    assert isinstance(study, Study)
+    write_study_report(make_console(), study, [outcome("fedavg", 0, 0.8, (1, 1, 0.8))], tmp_path)
+    text = (tmp_path / "study.md").read_text()
+    assert f"- fedbn: the norms of the model are {NORMS_KEPT}.\n" in text
+    assert "- ditto: the worst site is by the sites' personal models; all else is of the global model.\n" in text
+    assert "- site-8 is hostile: it counts for no worst site and no target" in text
+    assert "fedavg:" not in text
+
+
+def test_a_private_study_has_a_title_and_no_target(tmp_path: Path) -> None:
+    study = asked_for({"strategy": "fedavg,median", "epsilon": 8.0})
+    assert isinstance(study, Study)
+    private = Outcome("fedavg", 0, 0.8, None, 60.0, ((1, 1, None),))
+    write_study_report(make_console(), study, [private], tmp_path)
+    text = (tmp_path / "study.md").read_text()
+    assert text.startswith("# Mean Dice on held-out cases\n")
+    assert "target" not in text.replace(" | ".join(["worst site", "to the target: up"]), "")
+    assert "hostile" not in text
 
 
 def test_each_seed_has_a_target_of_its_own() -> None:

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from segformer3d.checkpoint import load
+from segformer3d.checkpoint import load, read_notes
 from segformer3d.errors import ConfigurationError
 from segformer3d.files import write_json
 from server.coordinator import Coordinator
 from server.export import export_and_print
+from server.federation import NORMS_KEPT
 from server.run_folder import SETTINGS_FILE, newest_state
 from server.state import read_state
+from server.strategies.strategy import named_strategy
 
 from ..client.tiny_site import RUN
 from .test_coordinator import coordinator  # noqa: F401 - a fixture
@@ -52,8 +54,19 @@ def test_models_tables_and_settings_are_there(
     assert len(rows) == 6
     readme = (out / "README.md").read_text()
     assert "3 of 3 rounds" in readme
+    assert "norms" not in readme
+    assert "norms" not in read_notes(out / "last.safetensors")
     assert "sites: a, b." in readme
     assert f"segfed evaluate --model {out / 'best.safetensors'}" in capsys.readouterr().out
+
+
+def test_a_model_whose_norms_are_no_sites_says_so(coordinator: Coordinator, tmp_path: Path) -> None:  # noqa: F811
+    folder, settings = coordinator.run_folder(RUN), tiny_settings(strategy=named_strategy("fedbn"), rounds=1)
+    write_json(folder / SETTINGS_FILE, settings.to_json())
+    federate(TinyGrid({11: TinySite("a"), 12: TinySite("b")}), folder, settings)
+    export_and_print(str(coordinator.folder), RUN, str(tmp_path / "out"))
+    assert read_notes(tmp_path / "out" / "last.safetensors")["norms"] == NORMS_KEPT
+    assert f"The models' norms are {NORMS_KEPT}." in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_a_run_that_goes_on_can_be_exported_too(coordinator: Coordinator, played: Path, tmp_path: Path) -> None:  # noqa: F811

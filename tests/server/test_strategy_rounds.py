@@ -6,24 +6,36 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import Error, Message, RecordDict
 from safetensors.numpy import load_file
 
 from client import phases
 from client.app import make_client_app
-from client.contract import CONTROL, TRAIN, TrainReply, TrainRequest
+from client.contract import CONTROL, EVALUATE, TRAIN, EvaluateReply, EvaluateRequest, TrainReply, TrainRequest
 from client.site import SiteSettings
 from client.strategies.fedbn import norm_names
 from client.strategies.rule import LocalRule
-from client.weights import Weights, is_buffer, weights_of
-from segformer3d.checkpoint import load
+from client.weights import Weights, is_buffer, load_weights, weights_of
+from segformer3d.checkpoint import load, read_weights
+from segformer3d.dataset import prepare
 from segformer3d.errors import FederationError
 from segformer3d.model import build
+from segformer3d.training import validate
 from server.records import RoundFinished
 from server.run_folder import newest_state
 from server.state import read_state
 from server.strategies.strategy import PRESETS, named_strategy, strategy_from_json
-from tests.client.tiny_site import TINY_MODEL, context_of, message_with, tiny_site, tiny_weights, train_request
+from tests.client.tiny_site import (
+    RUN,
+    TINY,
+    TINY_MODEL,
+    context_of,
+    message_with,
+    tiny_site,
+    tiny_weights,
+    train_request,
+)
 
 from .tiny_federation import Site, TinyGrid, federate, tiny_settings
 
@@ -50,6 +62,16 @@ def last_model(folder: Path) -> Weights:
 
 def same(one: Weights, two: Weights) -> bool:
     return set(one) == set(two) and all(np.array_equal(one[name], two[name]) for name in one)
+
+
+def kept_at(site: Path, round_number: int) -> dict[str, Weights]:
+    """What a site has kept after a round for a strategy's sake, by kind."""
+    paths = {kind: site / "work" / RUN / f"{kind}-{round_number:04d}.safetensors" for kind in ("memory", "personal")}
+    return {
+        kind: {name: value.numpy() for name, value in read_weights(path)[0].items()}
+        for kind, path in paths.items()
+        if path.exists()
+    }
 
 
 REMEMBERING = {"fedavgm", "fedadam", "scaffold", "fedbn", "feddyn", "ditto", "averaged"}
@@ -83,6 +105,12 @@ def test_a_stopped_run_ends_in_the_same_bits(tmp_path: Path, name: str) -> None:
     # The sites have done round 3 already: asked again, they must not go on from there.
     federate(TinyGrid(sites), tmp_path / "stopped", settings, read_state(state))
     assert same(last_model(tmp_path / "stopped"), last_model(tmp_path / "whole"))
+    kinds = {"personal"} if strategy.rule.personal else {"memory"} if strategy.rule.remembers else set()
+    for node in sites:  # what stays at a site is no part of the last model
+        one, two = (kept_at(tmp_path / side / f"site-{node}", 3) for side in ("one", "two"))
+        assert set(one) == kinds
+        assert set(two) == set(one)
+        assert all(same(one[kind], two[kind]) for kind in one)
 
 
 USUAL = {"fedavg", "fedprox", "scaffold", "fednova", "median"}
@@ -120,6 +148,41 @@ def test_a_site_keeps_its_norms_and_sends_them(tmp_path: Path) -> None:
             assert np.abs(now - kept).max() < 5e-3, "trained on from its own"
     elsewhere = next(n for n in other if n not in norm_names(model) and other[n].std() > 0.01)
     assert np.abs(second.update[elsewhere]).max() < 5e-3, "all else is from the global model"
+
+
+def test_a_site_measures_with_its_own_norms(tmp_path: Path) -> None:
+    """Oracle: a model put together here, of the site's norms from its disk and all else from the message."""
+    site, rule, device = tiny_site(tmp_path), LocalRule(local_norms=True), torch.device("cpu")
+    _train(site, replace(train_request(1), rule=rule))
+    kept, sent, mixed = kept_at(tmp_path / "site-1", 1)["memory"], tiny_weights(seed=3), build(TINY_MODEL)
+    cases = prepare(site.data, TINY, tmp_path / "cache").validation
+    load_weights(mixed, sent)
+    as_sent = validate(mixed, cases, TINY, device=device)
+    own = {name: kept[f"norms:{name}"] if name in norm_names(mixed) else value for name, value in sent.items()}
+    load_weights(mixed, own)
+    expected = validate(mixed, cases, TINY, device=device)
+    assert abs(expected.loss - as_sent.loss) > 1e-4
+    answer = real(site)(message_with(EvaluateRequest(RUN, 1, TINY, sent, rule).encode(), EVALUATE))
+    assert isinstance(answer, Message)
+    told = EvaluateReply.decode(answer.content).validation
+    assert (told.dice, told.loss) == (expected.dice, pytest.approx(expected.loss, rel=1e-6))
+    before = _train(site, replace(train_request(2, sent), rule=rule)).validation
+    assert (before.dice, before.loss) == (expected.dice, pytest.approx(expected.loss, rel=1e-6))
+
+
+def test_the_last_models_norms_are_the_mean_of_the_sites(tmp_path: Path) -> None:
+    settings = tiny_settings(strategy=named_strategy("fedbn"), rounds=2)
+    events = federate(TinyGrid(sites_in(tmp_path / "sites", 2)), tmp_path / "run", settings)
+    record = next(e.record for e in reversed(events) if isinstance(e, RoundFinished))
+    shares = [site.share for site in record.sites]
+    kept = [kept_at(tmp_path / "sites" / site.site, 2)["memory"] for site in record.sites]
+    last, names = last_model(tmp_path / "run"), sorted(norm_names(build(TINY_MODEL)))
+    assert any(name.endswith("running_mean") for name in names)
+    for name in names:
+        values = [memory[f"norms:{name}"].astype(np.float64) for memory in kept]
+        if not name.endswith(("running_var", "num_batches_tracked")):  # pooled as variances, and counted
+            assert not np.array_equal(*values)
+            np.testing.assert_allclose(last[name], np.average(values, axis=0, weights=shares), rtol=1e-5, atol=1e-6)
 
 
 # --- SCAFFOLD --------------------------------------------------------------------------------------------------------

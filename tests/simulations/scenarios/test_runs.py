@@ -12,10 +12,12 @@ import torch
 
 from segformer3d.checkpoint import load, save
 from segformer3d.dataset import prepare
+from segformer3d.tasks import Task
 from server.strategies.strategy import named_strategy
 from simulations.outcomes import outcome_of, pooled_outcome
 from simulations.run import resume_simulation, start_simulation
-from simulations.run_folder import read_run
+from simulations.run_folder import Run, read_run
+from simulations.run_rivals import budget_of, budget_of_one
 from simulations.scenarios import SCENARIOS, get_scenario
 from simulations.settings import SimulationSettings
 
@@ -134,6 +136,11 @@ def test_dittos_worst_site_is_by_the_models_that_the_sites_keep(hostile: Path) -
     assert found.worst == pytest.approx(min(expected))
     assert found.worst > 0
     assert found.dice == json.loads((hostile / "summary.json").read_text())["mean_dice"], "of the global model"
+
+
+def test_pooled_training_has_the_cores_that_the_sites_share(tiny_task: Task) -> None:
+    run = Run(Path("run"), "name", SimulationSettings(data=Path("data"), sites=8, parallel=4), tiny_task, threads=3)
+    assert (budget_of(run).threads, budget_of_one(run).threads) == (3, 12)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from segformer3d.errors import ConfigurationError, DataError
 from segformer3d.lacks import Lacks
 from segformer3d.patients import patient_of
 from segformer3d.tasks import Structure, Task, get_task
+from simulations.partitions import write_partition
 from simulations.phantoms import write_phantom_federation
 from simulations.scenarios import SCENARIOS, get_scenario
 from simulations.scenarios.attacks import reverse
@@ -34,8 +35,9 @@ from simulations.scenarios.scanners import (
     site_scanners,
 )
 from simulations.settings import SimulationSettings
+from tests.conftest import MakeDataset
 
-from .conftest import WriteScenario, array, digests
+from .conftest import OBLIQUE, WriteScenario, array, blobs, digests
 
 PERFECT = SiteScanner(1.0, 0.0, 1.0, 0, 0.0, (0.0,) * 9, 0.0, "RAS")
 FILES = [name for name in SCENARIOS if name != "missing-contrasts"]
@@ -72,6 +74,23 @@ def test_what_is_held_out_is_the_same_in_every_scenario(
 def test_the_gate_takes_every_case(write_scenario: WriteScenario, tiny_task: Task, tmp_path: Path, name: str) -> None:
     for place in write_scenario(name):
         data = prepare(place, tiny_task, tmp_path / "cache" / place.name)
+        assert not data.set_aside
+
+
+@pytest.mark.parametrize(("name", "changed"), [("labels", {1, 2}), ("scanners", set(range(1, 21)))])
+def test_twenty_sites(tmp_path: Path, make_dataset: MakeDataset, tiny_task: Task, name: str, changed: set[int]) -> None:
+    """Every one of them has cases, and the files of those that the scenario names are other than they were dealt."""
+    source = make_dataset(tmp_path / "source", {f"case_{n:02d}": blobs(n) for n in range(26)}, affine=OBLIQUE)
+    scenario = get_scenario(name)
+    folders = write_partition(source, tmp_path / "sites", scenario.partition, 20, 0, task=tiny_task.name)
+    before = [digests(site) for site in folders.sites]
+    scenario.change(folders.sites, 0, tiny_task)
+    after = [digests(site) for site in folders.sites]
+    assert {n for n, (old, new) in enumerate(zip(before, after, strict=True), start=1) if old != new} == changed
+    assert len(find_cases(folders.held_out)) + sum(len(find_cases(site)) for site in folders.sites) == 26
+    for site in folders.sites:
+        data = prepare(site, tiny_task, tmp_path / "cache" / site.name)
+        assert data.train
         assert not data.set_aside
 
 

@@ -1,0 +1,29 @@
+"""What rivals of a run are trained on and measured on. Oracle: what a site itself makes of its folder."""
+
+from pathlib import Path
+
+from segformer3d.dataset import prepare
+from segformer3d.tasks import Task
+from simulations.comparison import _data_of, _told
+from simulations.run_folder import Run
+from simulations.run_rivals import budget_of
+from simulations.settings import SimulationSettings
+
+from ..conftest import MakeDataset
+from .scenarios.conftest import blobs
+
+
+def test_sites_and_rivals_keep_the_same_patients_from_training(
+    tmp_path: Path, make_dataset: MakeDataset, tiny_task: Task
+) -> None:
+    """With two visits of each patient, whom only the pattern tells, a split by case would train on what is kept."""
+    names = [f"p{number}_{visit}" for number in range(6) for visit in "ab"]
+    site = make_dataset(tmp_path / "sites" / "site-1", {name: blobs(n) for n, name in enumerate(names)})
+    asked = SimulationSettings(data=tmp_path, sites=1, patient_pattern=r"p\d+")
+    told = _told(budget_of(Run(tmp_path, "name", asked, tiny_task, 1)))
+    of_site = prepare(site, tiny_task, tmp_path / "cache", patient_pattern=asked.patient_pattern)
+    of_rival = _data_of(site, told, tiny_task)
+    assert [case.name for case in of_rival.train] == [case.name for case in of_site.train]
+    assert {case.name[:2] for case in of_rival.train}.isdisjoint(case.name[:2] for case in of_rival.validation)
+    by_case = _data_of(site, {**told, "patient_pattern": None}, tiny_task)
+    assert [case.name for case in by_case.train] != [case.name for case in of_site.train]
