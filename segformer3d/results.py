@@ -234,6 +234,20 @@ def by_dice(cases: Sequence[CaseResult]) -> list[CaseResult]:
 
 
 def ranked(cases: Sequence[CaseResult]) -> dict[str, CaseResult]:
-    """The best, median and worst case by mean Dice; of two alike, the first by name ranks lower."""
+    """The best, median and worst case by mean Dice; of two alike, the first by name ranks lower.
+
+    "worst-2" and "worst-3" are the next ones, as far as they are not the best.
+    """
     order = [case for case in by_dice(cases) if not math.isnan(case.mean_dice)] or by_dice(cases)
-    return {"best": order[-1], "median": order[(len(order) - 1) // 2], "worst": order[0]}
+    next_ones = {f"worst-{number}": case for number, case in enumerate(order[1:-1][:2], start=2)}
+    return {
+        "best": order[-1],
+        "median": order[(len(order) - 1) // 2],
+        **dict(reversed(next_ones.items())),
+        "worst": order[0],
+    }
+
+
+def spoken_rank(rank: str) -> str:
+    """A name of `ranked` in words."""
+    return {"worst-2": "second worst", "worst-3": "third worst"}.get(rank, rank)

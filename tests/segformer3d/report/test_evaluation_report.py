@@ -118,6 +118,13 @@ def test_published_rows_are_marked_and_another_protocol_is_called_one(written):
     assert "another protocol (--protocol published measures as the papers do)." in text
 
 
+def test_the_worst_three_are_shown_with_the_median_and_the_best(written):
+    text = (written / "report.md").read_text()
+    told = re.findall(r"The ([a-z ]+) case, (case-\d): mean Dice", text)
+    ranks = ("worst", "second worst", "third worst", "median", "best")
+    assert told == list(zip(ranks, ("case-5", "case-4", "case-3", "case-3", "case-0"), strict=True))
+
+
 def test_groups_of_few_cases_are_not_over_read(written):
     """Scanner A has a single case, of which nothing is told."""
     text = (written / "report.md").read_text()
