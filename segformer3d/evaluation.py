@@ -38,7 +38,7 @@ from segformer3d.published_scores import published_rows
 from segformer3d.results import CaseResult, Comparison, Evaluation, SetAside, StructureSummary, ranked, spoken_rank
 from segformer3d.score_tables import case_table, set_aside_table
 from segformer3d.statistics import Summary, summarise
-from segformer3d.strata import stratify
+from segformer3d.strata import stratify, ungrouped
 from segformer3d.tasks import Task
 
 COMPARISON_FILES = ("cases_against.csv", "comparison.json")
@@ -170,6 +170,7 @@ def _summarise(contest: Contest, measured: Sequence[Measured], set_aside: Sequen
         structures,
         mean_dice,
         strata=stratify(cases, names, seed),
+        ungrouped=ungrouped(cases),
         calibration=calibrate(names, reduce(add, known)) if known else (),
         published=published_rows(task.name),
         weights_sha256=contest.weights_sha256,

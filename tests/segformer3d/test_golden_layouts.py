@@ -238,7 +238,7 @@ def test_the_slices_of_the_heart_are_ten_millimetres_apart(tmp_path: Path) -> No
     [
         ("BraTS-GLI-00000-000", 0),  # up to 50 mm³ is left out
         ("BraTS-MEN-00000-000", 0),  # the same
-        ("BraTS-MET-00000-000", 2),  # 3 mm³ counts, and 2 do not meet after one dilation
+        ("BraTS-MET-00000-000", 2),  # 3 mm³ counts, 2 mm³ does not
     ],
 )
 def test_small_lesions_count_where_the_challenge_of_the_case_counts_them(

@@ -72,6 +72,17 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
+def test_facts_that_make_too_many_groups_are_named(tmp_path):
+    (tmp_path / "data").mkdir()
+    one = write_case(tmp_path / "data", "case", 1)
+    cases = [replace(one, name=f"case-{n}", facts=(("site", f"hospital {n}"),)) for n in range(13)]
+    evaluation = evaluate_predictor(predict, TASK, cases, tmp_path, seed=0)
+    write_evaluation_report(evaluation, TASK, ABOUT, tmp_path)
+    told = "site has 13 different values, and 12 at most make readable groups"
+    assert f"Not shown: {told}." in (tmp_path / "report.md").read_text()
+    assert evaluation.to_json()["ungrouped"] == [told]
+
+
 def test_it_says_at_its_head_that_it_stays(written):
     page, twin = ((written / name).read_text() for name in ("report.html", "report.md"))
     assert page.index(STAYS) < page.index("<h2")
