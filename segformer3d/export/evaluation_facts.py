@@ -81,7 +81,7 @@ def _parsed(values: Mapping[str, Any], held_out: bool) -> EvaluationFacts:
         for name, metrics in values["classes"].items()
     }
     overall, counts = _score(values["mean_dice_over_cases"]), (int(values["cases"]), int(values["set_aside"]))
-    named = (str(values["protocol"][name]) for name in ("name", "sentence"))
+    named = (str(values["protocol"]["name"]), str(values["protocol"]["sentence"]))
     return EvaluationFacts(held_out, *counts, overall, structures, *named, str(values["rules"]))
 
 
