@@ -214,6 +214,8 @@ def evaluate_and_print(
             on_case=lambda done, total: bar.show(done, total, "measuring"),
         )
     print_groups(result.strata, console)
+    for fact in result.ungrouped:
+        console.print(f"no groups: {fact}", soft_wrap=True)
     print_table(result, console)
     mirrored = chosen.mirror if mirror is None else mirror
     about = Circumstances.now(

@@ -1,4 +1,4 @@
-"""Measure a model on labelled cases by a protocol: scores of every case and structure, their summary, three pictures.
+"""Measure a model on labelled cases by a protocol: scores of every case and structure, their summary, some pictures.
 
 A second model, if there is one, predicts the same cases in the same go. A damaged case is set aside with its reason and
 counted, never dropped silently. Promises: the same models, cases and seed write the same files; nothing is written
@@ -35,10 +35,10 @@ from segformer3d.model import SegFormer3D
 from segformer3d.paired import RULES, paired_differences
 from segformer3d.protocols import Protocol, choose_protocol
 from segformer3d.published_scores import published_rows
-from segformer3d.results import CaseResult, Comparison, Evaluation, SetAside, StructureSummary, ranked
+from segformer3d.results import CaseResult, Comparison, Evaluation, SetAside, StructureSummary, ranked, spoken_rank
 from segformer3d.score_tables import case_table, set_aside_table
 from segformer3d.statistics import Summary, summarise
-from segformer3d.strata import stratify
+from segformer3d.strata import stratify, ungrouped
 from segformer3d.tasks import Task
 
 COMPARISON_FILES = ("cases_against.csv", "comparison.json")
@@ -72,8 +72,8 @@ def evaluate(
         model: a model of the task.
         task: what is segmented.
         cases: labelled cases.
-        out: the folder for `cases.csv`, `set_aside.csv`, `metrics.json` and `overlay-{best,median,worst}.png`, and with
-            a second model `cases_against.csv` and `comparison.json`.
+        out: the folder for `cases.csv`, `set_aside.csv`, `metrics.json` and an `overlay-NAME.png` for each case of
+            `segformer3d.results.ranked`, and with a second model `cases_against.csv` and `comparison.json`.
         device: where the models predict.
         seed: of the bootstrap.
         mirror: whether predictions for mirrored copies are averaged; None does what each model's task says.
@@ -170,6 +170,7 @@ def _summarise(contest: Contest, measured: Sequence[Measured], set_aside: Sequen
         structures,
         mean_dice,
         strata=stratify(cases, names, seed),
+        ungrouped=ungrouped(cases),
         calibration=calibrate(names, reduce(add, known)) if known else (),
         published=published_rows(task.name),
         weights_sha256=contest.weights_sha256,
@@ -213,10 +214,12 @@ def _draw(contest: Contest, cases: Sequence[CaseFiles], evaluation: Evaluation, 
     files = {case.name: case for case in cases}
     names = [structure.name for structure in contest.task.structures]
     ranks = ranked(evaluation.cases)
+    for earlier in out.glob("overlay-*.png"):  # an evaluation of more cases into the same folder
+        earlier.unlink()
     for case in dict.fromkeys(ranks.values()):
         seen = read_labelled(files[case.name], contest)
         image, (predicted, _) = seen.volume.image[0][seen.place], contest.forecast(seen)
         for rank in (rank for rank, holder in ranks.items() if holder is case):
-            title = f"{rank} case, mean Dice {case.mean_dice:.3f}"
-            at: Literal["structure", "error"] = "error" if rank == "worst" else "structure"
+            title = f"{spoken_rank(rank)} case, mean Dice {case.mean_dice:.3f}"
+            at: Literal["structure", "error"] = "error" if rank.startswith("worst") else "structure"
             overlay(out / f"overlay-{rank}.png", image, seen.truth, predicted, seen.volume.spacing, title, names, at)

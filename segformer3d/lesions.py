@@ -1,6 +1,7 @@
 """Dice and HD95 lesion by lesion, as BraTS 2023 and later score: a small lesion counts as much as a large one.
 
-The challenge's rule (github.com/rachitsaluja/BraTS-2023-Metrics), for one region of one case:
+The rule of the challenges (github.com/rachitsaluja/BraTS-2023-Metrics), which differ in two numbers
+(`segformer3d.protocols.LesionRule`), for one region of one case:
 
 1. The truth is dilated (18 neighbours, `dilation_voxels` times); true voxels in one 26-connected component of that are
    one lesion. The truth itself is not changed.

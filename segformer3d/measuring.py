@@ -125,7 +125,7 @@ def read_labelled(files: CaseFiles, contest: Contest) -> Seen:
 def _score(contest: Contest, files: CaseFiles, seen: Seen, predicted: Mask) -> CaseResult:
     spacing = seen.volume.spacing
     ml = math.prod(spacing) / 1000
-    scores = score_case(predicted, seen.truth, spacing, contest.protocol)
+    scores = score_case(predicted, seen.truth, spacing, contest.protocol.for_case(files.name))
     shown = told(contest.task, files.lacks)
     scores = tuple(score if tells else _UNTOLD for score, tells in zip(scores, shown, strict=True))
     return CaseResult(files.name, scores, _millilitres(seen.truth, ml), _millilitres(predicted, ml), files.facts)

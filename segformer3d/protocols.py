@@ -105,9 +105,12 @@ class Protocol:
         citation: where it comes from.
         missing: what a missing structure scores.
         tolerance_mm: how far a surface may lie from the other and still count as right.
+        tolerance_from: whose tolerance that is.
         crop: the part of a volume that is predicted and scored, or None for all of it. Intensities are scaled over the
             whole volume all the same, as the task says: a model is fed as it was trained.
         lesions: how lesions are scored one by one, or None where they are not.
+        lesions_by_name: other rules for cases whose name begins so, whatever the capitals: challenges that share a
+            task and its files differ in what a lesion is.
 
     Raises:
         ConfigurationError: the tolerance is not a length.
@@ -118,8 +121,10 @@ class Protocol:
     citation: str
     missing: MissingRules
     tolerance_mm: float = TOLERANCE_MM
+    tolerance_from: str = "a convention of segfed, of no benchmark"
     crop: Crop | None = None
     lesions: LesionRule | None = None
+    lesions_by_name: tuple[tuple[str, LesionRule], ...] = ()
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.tolerance_mm) and self.tolerance_mm >= 0):
@@ -133,7 +138,8 @@ class Protocol:
     @property
     def rules(self) -> str:
         """How every number comes about, in a paragraph."""
-        return " ".join((str(self.missing), _SURFACES.format(tolerance=self.tolerance_mm), *self._lesion_rules()))
+        surfaces = _SURFACES.format(tolerance=self.tolerance_mm, source=self.tolerance_from)
+        return " ".join((str(self.missing), surfaces, *self._lesion_rules()))
 
     def _lesion_rules(self) -> tuple[str, ...]:
         if self.lesions is None:
@@ -144,7 +150,14 @@ class Protocol:
             f"{rule.smallest_mm3:g} mm³ are left out; each other lesion is scored against all predicted components "
             f"(26-connected) that touch it dilated, and a missed or invented one scores Dice 0 and HD95 "
             f"{rule.penalty_mm:g} mm; a case scores their mean, and Dice 1 and HD95 0 mm without any.",
-        )
+            *(f"Of cases called {name}…: dilations: {own.dilation_voxels}, left out up to {own.smallest_mm3:g} mm³."
+              for name, own in self.lesions_by_name),
+        )  # fmt: skip
+
+    def for_case(self, name: str) -> "Protocol":
+        """The protocol with the lesion rule of the challenge that a case's name tells."""
+        own = next((rule for start, rule in self.lesions_by_name if name.lower().startswith(start.lower())), None)
+        return self if own is None else replace(self, lesions=own)
 
     def place(self, shape: Sequence[int]) -> Place:
         """What of a volume (X, Y, Z) is predicted and scored.
@@ -159,13 +172,14 @@ class Protocol:
         told = asdict(self)
         for score in told["missing"].values():
             score["hd95_mm"] = None if math.isnan(score["hd95_mm"]) else score["hd95_mm"]
+        told["lesions_by_name"] = dict(told["lesions_by_name"])
         return told
 
 
 _SURFACES = (
     "The surface is the voxels with a 6-neighbour outside the structure; surface Dice is the share of them, in "
-    "prediction and truth, within {tolerance:g} mm of the other surface. HD95 is the larger of the two directed 95th "
-    "percentiles. low and high bound the 95 % percentile bootstrap interval of the mean over cases."
+    "prediction and truth, within {tolerance:g} mm ({source}) of the other surface. HD95 is the larger of the two "
+    "directed 95th percentiles. low and high bound the 95 % percentile bootstrap interval of the mean over cases."
 )
 
 _EXCLUDED = MissingRules(MissingScore(1, math.nan, 1), MissingScore(0, math.nan, 0), MissingScore(0, math.nan, 0))
@@ -184,6 +198,7 @@ WHOLE_SCAN = Protocol(
     missing=_EXCLUDED,
 )
 
+_HIPPOCAMPUS = replace(WHOLE_SCAN, tolerance_from="that of the Medical Segmentation Decathlon for this task")
 _BRATS_2017 = replace(
     WHOLE_SCAN,
     sentence="Every case in its native space, whole, with the BraTS challenges' rules of 2017 to 2022 for regions "
@@ -194,10 +209,15 @@ _BRATS_2017 = replace(
 _BRATS_2023 = replace(
     WHOLE_SCAN,
     sentence="Every case in its native space, whole, with the rules of BraTS 2023 and later for regions that are "
-    "missing, and its scores lesion by lesion.",
+    "missing, and its scores lesion by lesion, by the rule of the challenge that a case's name tells (BraTS-MEN-, "
+    "BraTS-MET-; else that of gliomas, BraTS-GLI).",
     citation="BraTS 2023 lesion-wise metrics (github.com/rachitsaluja/BraTS-2023-Metrics)",
     missing=_penalised(374.0),
-    lesions=LesionRule(dilation_voxels=3, smallest_mm3=50, penalty_mm=374.0),
+    lesions=LesionRule(dilation_voxels=3, smallest_mm3=50, penalty_mm=374.0),  # gliomas, sub-Saharan, paediatric
+    lesions_by_name=(
+        ("BraTS-MEN-", LesionRule(dilation_voxels=1, smallest_mm3=50, penalty_mm=374.0)),
+        ("BraTS-MET-", LesionRule(dilation_voxels=1, smallest_mm3=2, penalty_mm=374.0)),
+    ),
 )
 
 _SEGFORMER3D = "Perera, Navard, Yilmaz: SegFormer3D, CVPR workshops 2024 (arXiv:2404.10156)"
@@ -221,6 +241,7 @@ _NNFORMER = Protocol(
 )
 
 _OF_TASKS: Mapping[str, tuple[Protocol, ...]] = {
+    "hippocampus": (_HIPPOCAMPUS,),
     "brats2017": (_BRATS_2017, _BRATS_2017_PUBLISHED),
     "brats2021": (_BRATS_2017,),
     "brats2023": (_BRATS_2023,),

@@ -179,6 +179,7 @@ class Evaluation:
         structures: a summary for each structure.
         mean_dice: each case's mean over the structures, summarised over the cases; its mean is the headline number.
         strata: the scores of groups of cases, by each fact that is known of them and by the size of each structure.
+        ungrouped: facts of the cases that make too many groups, in words.
         calibration: what predicted probabilities are worth, for each structure; empty where only masks were predicted.
         published: rows of published tables of the task.
         published_cases: how the cases stand to those that its published protocol holds out, if it has one.
@@ -193,6 +194,7 @@ class Evaluation:
     structures: tuple[StructureSummary, ...]
     mean_dice: Summary
     strata: tuple[Stratum, ...] = ()
+    ungrouped: tuple[str, ...] = ()
     calibration: tuple[StructureCalibration, ...] = ()
     published: tuple[PublishedRow, ...] = ()
     published_cases: PublishedCases | None = None
@@ -219,6 +221,7 @@ class Evaluation:
             "overlays": {rank: case.name for rank, case in ranked(self.cases).items()},
             "rules": self.protocol.rules,
             "strata": [stratum.to_json() for stratum in self.strata],
+            "ungrouped": list(self.ungrouped),
             "calibration": {structure.name: structure.to_json() for structure in self.calibration},
             "published": [row.to_json() for row in self.published],
             "published_cases": None if self.published_cases is None else self.published_cases.to_json(),
@@ -234,6 +237,20 @@ def by_dice(cases: Sequence[CaseResult]) -> list[CaseResult]:
 
 
 def ranked(cases: Sequence[CaseResult]) -> dict[str, CaseResult]:
-    """The best, median and worst case by mean Dice; of two alike, the first by name ranks lower."""
+    """The best, median and worst case by mean Dice; of two alike, the first by name ranks lower.
+
+    "worst-2" and "worst-3" are the next ones, as far as they are not the best.
+    """
     order = [case for case in by_dice(cases) if not math.isnan(case.mean_dice)] or by_dice(cases)
-    return {"best": order[-1], "median": order[(len(order) - 1) // 2], "worst": order[0]}
+    next_ones = {f"worst-{number}": case for number, case in enumerate(order[1:-1][:2], start=2)}
+    return {
+        "best": order[-1],
+        "median": order[(len(order) - 1) // 2],
+        **dict(reversed(next_ones.items())),
+        "worst": order[0],
+    }
+
+
+def spoken_rank(rank: str) -> str:
+    """A name of `ranked` in words."""
+    return {"worst-2": "second worst", "worst-3": "third worst"}.get(rank, rank)

@@ -34,9 +34,24 @@ def stratify(cases: Sequence[CaseResult], names: Sequence[str], seed: int) -> tu
     return (*_by_facts(cases, names, seed), *_by_sizes(cases, names, seed))
 
 
+def ungrouped(cases: Sequence[CaseResult]) -> tuple[str, ...]:
+    """Facts of the cases that make too many groups to be read, in words; `stratify` leaves them out."""
+    counts = {fact: len(set(values)) for fact, values in _facts(cases).items()}
+    return tuple(
+        f"{fact} has {count} different values, and {MOST_GROUPS} at most make readable groups"
+        for fact, count in counts.items()
+        if count > MOST_GROUPS
+    )
+
+
+def _facts(cases: Sequence[CaseResult]) -> dict[str, list[str]]:
+    """Each fact that is known of some case, with its value for every case."""
+    facts = dict.fromkeys(name for case in cases for name, _ in case.facts)
+    return {fact: [dict(case.facts).get(fact, "") or NOT_KNOWN for case in cases] for fact in facts}
+
+
 def _by_facts(cases: Sequence[CaseResult], names: Sequence[str], seed: int) -> Iterator[Stratum]:
-    for fact in dict.fromkeys(name for case in cases for name, _ in case.facts):
-        values = [dict(case.facts).get(fact, "") or NOT_KNOWN for case in cases]
+    for fact, values in _facts(cases).items():
         if len(set(values)) > MOST_GROUPS:
             continue
         for value in sorted(set(values), key=lambda value: (value == NOT_KNOWN, value)):

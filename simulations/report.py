@@ -292,7 +292,7 @@ _README = """# A federation of {task}
 | `report.md` | the same as Markdown; its pictures are in `report-pictures/` |
 | `summary.json` | the run in one page: scores on the held-out cases, time, bytes, the final weights' hash |
 | `last.safetensors` | the final global model; use it with `segfed predict` and `segfed evaluate` |
-{more}| `overlay-best.png`, `overlay-median.png`, `overlay-worst.png` | truth and prediction of three held-out cases |
+{more}| `overlay-best.png`, `overlay-median.png`, `overlay-worst.png` | truth and prediction; `-worst-2`, `-3` next |
 | `evaluation/` | every held-out case: `report.html`, `cases.csv`, `set_aside.csv`, `metrics.json`, the overlays |
 | `rounds.jsonl` | one line a round: each site's loss, Dice, cases, seconds, bytes, and what was set aside |
 | `result.json` | the final model measured at every site |

@@ -116,11 +116,27 @@ def test_scores_of_another_model_of_the_run_are_not_this_ones(finished: Path, tm
     text = (tmp_path / "out" / "MODEL_CARD.md").read_text()
     assert "Scores: not stated." in text
     assert "round 1 of 3" in text
-    measured = finished / "evaluation"
-    card = export(earlier, tmp_path / "measured", "--run", finished, "--evaluation", measured)
-    assert card["evaluation"]["structures"] == summary(finished)["classes"]
-    assert not card["evaluation"]["held_out"]
-    assert "trained on some: not stated" in (tmp_path / "measured" / "MODEL_CARD.md").read_text()
+    words = ["--run", finished, "--evaluation", finished / "evaluation", "--out", tmp_path / "no"]
+    line = one_line(run("export", earlier, *words, code=1))
+    assert "evaluation/metrics.json measures another model (its weights hash to " in line
+    assert line.endswith("run segfed evaluate on this model, or leave --evaluation out")
+    assert not (tmp_path / "no").exists()
+
+
+def test_an_evaluation_of_ones_own_is_of_this_model_and_says_its_protocol(finished: Path, tmp_path):  # noqa: F811
+    model = shutil.copy(finished / "last.safetensors", tmp_path)
+    data = finished / "sites" / "held-out"
+    run("evaluate", "--model", model, "--data", data, "--out", tmp_path / "scores")
+    told = json.loads((tmp_path / "scores" / "metrics.json").read_text())
+    assert told["weights_sha256"] == summary(finished)["weights_sha256"]
+    card = export(model, tmp_path / "out", "--evaluation", tmp_path / "scores")
+    facts = card["evaluation"]
+    assert facts["structures"] == told["classes"]
+    assert not facts["held_out"]
+    assert (facts["protocol"], facts["sentence"]) == ("whole-scan", told["protocol"]["sentence"])
+    text = (tmp_path / "out" / "MODEL_CARD.md").read_text()
+    assert "trained on some: not stated" in text
+    assert f"Protocol whole-scan: {told['protocol']['sentence']}" in text
 
 
 def test_a_card_invents_nothing(finished: Path, tmp_path):  # noqa: F811

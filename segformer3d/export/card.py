@@ -98,7 +98,7 @@ def make_card(
     if evaluation is None:
         measured = _evaluation(facts, sha256, folder, task)
     else:
-        measured = read_evaluation(evaluation, task, held_out=False)
+        measured = read_evaluation(evaluation, task, sha256, held_out=False)
     return Card(
         segfed=version("segfed"),
         task=task,
@@ -133,4 +133,4 @@ def _evaluation(run: RunFacts | None, sha256: str, folder: Path, task: Task) -> 
     measured = folder / "evaluation"
     if run is None or run.weights_sha256 != sha256 or not (measured / METRICS_FILE).is_file():
         return None
-    return read_evaluation(measured, task, held_out=True)
+    return read_evaluation(measured, task, sha256, held_out=True)

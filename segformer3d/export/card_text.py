@@ -122,7 +122,8 @@ def _evaluation(measured: EvaluationFacts | None) -> list[str]:
     held_out = "no site trained on them" if measured.held_out else f"whether it was trained on some: {NOT_STATED}"
     return [
         f"Mean Dice {_interval(measured.mean_dice)}, over {measured.cases} cases ({measured.set_aside} set aside; "
-        f"{held_out}). Means over the cases and their 95 % intervals:",
+        f"{held_out}). Protocol {measured.protocol}: {measured.sentence} "
+        "Means over the cases and their 95 % intervals:",
         "",
         *_table(("structure", *(_METRICS.get(name, name) for name in names)), rows),
         "",

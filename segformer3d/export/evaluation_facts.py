@@ -24,6 +24,8 @@ class EvaluationFacts:
         cases, set_aside: used, and not used.
         mean_dice: of each case's mean Dice over the structures.
         structures: by name of the structure, then of the metric; distances are in mm.
+        protocol: the name of the way in which it was measured.
+        sentence: what that is: which part of a scan, which averaging.
         rules: how the scores were computed.
     """
 
@@ -32,24 +34,28 @@ class EvaluationFacts:
     set_aside: int
     mean_dice: Score
     structures: Mapping[str, Mapping[str, Score]]
+    protocol: str
+    sentence: str
     rules: str
 
 
-def read_evaluation(folder: Path, task: Task, held_out: bool) -> EvaluationFacts:
+def read_evaluation(folder: Path, task: Task, sha256: str, held_out: bool) -> EvaluationFacts:
     """Read the folder that `segfed evaluate` wrote.
 
     Args:
         folder: with `metrics.json`.
-        task: of the model that was measured.
+        task: of the model.
+        sha256: of its weights.
         held_out: see `EvaluationFacts`.
 
     Raises:
-        ConfigurationError: the evaluation is of other structures than the task's.
+        ConfigurationError: the evaluation is of another model, or of other structures than the task's.
         DataError: there is none, or it is damaged.
     """
     path = folder / METRICS_FILE
     try:
-        facts = _parsed(json.loads(path.read_text(encoding="utf-8")), held_out)
+        told = json.loads(path.read_text(encoding="utf-8"))
+        measured, facts = told["weights_sha256"], _parsed(told, held_out)
     except OSError as error:
         raise DataError(
             f"{path} cannot be read: {error.strerror}; --evaluation takes a folder that segfed evaluate wrote"
@@ -61,6 +67,11 @@ def read_evaluation(folder: Path, task: Task, held_out: bool) -> EvaluationFacts
         raise ConfigurationError(
             f"{path} measures {', '.join(sorted(facts.structures))}; the model's task has {', '.join(sorted(expected))}"
         )
+    if measured != sha256:
+        raise ConfigurationError(
+            f"{path} measures another model (its weights hash to {str(measured)[:12]}, the model's to {sha256[:12]}); "
+            "run segfed evaluate on this model, or leave --evaluation out"
+        )
     return facts
 
 
@@ -70,7 +81,8 @@ def _parsed(values: Mapping[str, Any], held_out: bool) -> EvaluationFacts:
         for name, metrics in values["classes"].items()
     }
     overall, counts = _score(values["mean_dice_over_cases"]), (int(values["cases"]), int(values["set_aside"]))
-    return EvaluationFacts(held_out, *counts, overall, structures, str(values["rules"]))
+    named = (str(values["protocol"]["name"]), str(values["protocol"]["sentence"]))
+    return EvaluationFacts(held_out, *counts, overall, structures, *named, str(values["rules"]))
 
 
 def _score(values: Mapping[str, Any]) -> Score:

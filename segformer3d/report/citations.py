@@ -40,6 +40,14 @@ BRATS_2021: Text = (
     "radiogenomic classification. 2021. ",
     Link("arXiv:2107.02314", "https://arxiv.org/abs/2107.02314"),
 )
+BRATS_2023: Text = (
+    "BraTS 2023: the cluster of challenges of MICCAI 2023. ",
+    Link("syn51156910", "https://www.synapse.org/Synapse:syn51156910"),
+)
+LESION_WISE: Text = (
+    "Saluja R, et al. BraTS 2023 lesion-wise performance metrics. ",
+    Link("github.com/rachitsaluja/BraTS-2023-Metrics", "https://github.com/rachitsaluja/BraTS-2023-Metrics"),
+)
 SYNAPSE: Text = (
     "Landman B, Xu Z, Igelsias JE, et al. MICCAI multi-atlas labeling beyond the cranial vault: workshop and "
     "challenge. 2015. ",
@@ -54,7 +62,7 @@ BENCHMARKS: Mapping[str, tuple[Text, ...]] = {
     "hippocampus": (DECATHLON,),
     "brats2017": (DECATHLON, BRATS),
     "brats2021": (BRATS, BRATS_2021),
-    "brats2023": (BRATS, BRATS_2021),
+    "brats2023": (BRATS, BRATS_2021, BRATS_2023, LESION_WISE),
     "synapse": (SYNAPSE,),
     "acdc": (ACDC,),
 }

@@ -26,7 +26,7 @@ def more_sections(evaluation: Evaluation) -> tuple[Section, ...]:
     return (
         *((published(evaluation, rows),) if rows else ()),
         *((against(evaluation, rival),) if rival is not None else ()),
-        *((strata(evaluation.strata),) if evaluation.strata else ()),
+        *((strata(evaluation.strata, evaluation.ungrouped),) if evaluation.strata else ()),
         *((calibration(evaluation.calibration),) if evaluation.calibration else ()),
     )
 
@@ -114,11 +114,12 @@ def _mean_of(side: Evaluation | Comparison, paired: PairedDifference) -> float |
     return mean
 
 
-def strata(groups: Sequence[Stratum]) -> Section:
+def strata(groups: Sequence[Stratum], ungrouped: Sequence[str]) -> Section:
     """For whom it is good and for whom not: a table for each thing that cases have in common."""
     tables = [_strata_table(by, list(members)) for by, members in groupby(groups, key=lambda stratum: stratum.by)]
     said = f"Of groups of fewer than {MINIMUM_COUNT} cases only the interval is told, of a single case nothing."
-    return Section("For whom", (Paragraph(said), *tables))
+    left_out = tuple(Paragraph(f"Not shown: {fact}.") for fact in ungrouped)
+    return Section("For whom", (Paragraph(said), *tables, *left_out))
 
 
 def _strata_table(by: str, groups: Sequence[Stratum]) -> Table:

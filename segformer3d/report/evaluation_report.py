@@ -34,7 +34,7 @@ from segformer3d.report.evaluation_parts import METRICS, more_sections
 from segformer3d.report.score_charts import boxes
 from segformer3d.report.words import NOTHING, counted, fixed, interval, mean_cell
 from segformer3d.report.writing import write_report
-from segformer3d.results import CaseResult, Evaluation, StructureSummary, by_dice, ranked
+from segformer3d.results import CaseResult, Evaluation, StructureSummary, by_dice, ranked, spoken_rank
 from segformer3d.tasks import Task
 
 WORST_CASES = 10
@@ -200,11 +200,12 @@ def _overlays(evaluation: Evaluation, folder: Path) -> tuple[Picture, ...]:
 
 
 def _overlay(rank: str, case: CaseResult, folder: Path) -> Picture:
+    called = f"The {spoken_rank(rank)} case"
     return Picture(
         f"overlay-{rank}",
         (folder / f"overlay-{rank}.png").read_bytes(),
-        f"The {rank} case in three planes with the outlines of truth and prediction",
-        f"The {rank} case, {case.name}: mean Dice {fixed(case.mean_dice)}. Truth solid, prediction dashed.",
+        f"{called} in three planes with the outlines of truth and prediction",
+        f"{called}, {case.name}: mean Dice {fixed(case.mean_dice)}. Truth solid, prediction dashed.",
     )
 
 

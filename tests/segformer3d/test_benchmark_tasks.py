@@ -8,7 +8,7 @@ import torch
 
 from segformer3d.inference import masks_to_label
 from segformer3d.model import build
-from segformer3d.tasks import get_task
+from segformer3d.tasks import TASKS, get_task
 
 BRATS = ("brats2017", "brats2021", "brats2023")
 # Label values of each generation, from the challenge's description.
@@ -67,6 +67,35 @@ def test_the_thin_axis_of_the_heart_is_the_last() -> None:
     tokens = [mm * stride for mm, stride in zip(task.spacing, first, strict=True)]
     assert max(tokens) / min(tokens) < 1.1, "tokens are as long as they are wide"
     assert [s.labels for s in task.structures] == [(1,), (2,), (3,)]
+
+
+@pytest.mark.parametrize(
+    ("name", "spacing", "patch", "intensity", "window"),
+    [
+        ("brats2017", (1.0, 1.0, 1.0), (128, 128, 128), "zscore_nonzero", None),
+        ("brats2021", (1.0, 1.0, 1.0), (128, 128, 128), "zscore_nonzero", None),
+        ("brats2023", (1.0, 1.0, 1.0), (128, 128, 128), "zscore_nonzero", None),
+        ("synapse", (0.76, 0.76, 3.0), (128, 128, 64), "window", (-125.0, 275.0)),
+        ("acdc", (1.52, 1.52, 6.35), (160, 160, 16), "zscore", None),
+        ("hippocampus", None, (36, 48, 36), "zscore", None),
+        ("phantom", None, (48, 48, 48), "zscore_nonzero", None),
+    ],
+)
+def test_preprocessing_is_what_the_protocols_say(
+    name: str,
+    spacing: tuple[float, ...] | None,
+    patch: tuple[int, ...],
+    intensity: str,
+    window: tuple[float, float] | None,
+) -> None:
+    """Changing one of these makes results of earlier models incomparable: it takes a new task."""
+    task = get_task(name)
+    assert (task.spacing, task.patch, task.intensity, task.window) == (spacing, patch, intensity, window)
+
+
+def test_every_built_in_task_is_pinned() -> None:
+    pinned = {"brats2017", "brats2021", "brats2023", "synapse", "acdc", "hippocampus", "phantom"}
+    assert set(TASKS) == pinned
 
 
 @pytest.mark.parametrize("name", [*BRATS, "synapse", "acdc"])

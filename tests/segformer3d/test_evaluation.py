@@ -17,7 +17,7 @@ from segformer3d.config import ModelConfig
 from segformer3d.errors import CaseError, DataError
 from segformer3d.evaluation import evaluate, evaluate_predictor
 from segformer3d.model import build
-from segformer3d.protocols import WHOLE_SCAN
+from segformer3d.protocols import choose_protocol
 from segformer3d.results import ranked
 from segformer3d.score_tables import print_table
 from segformer3d.tasks import get_task
@@ -25,6 +25,7 @@ from segformer3d.tasks import get_task
 SHAPE, SPACING = (24, 20, 16), (0.5, 1.0, 2.0)
 TASK = get_task("hippocampus")
 FILES = ["cases.csv", "metrics.json", "overlay-best.png", "overlay-median.png", "overlay-worst.png", "set_aside.csv"]
+WORST = ["overlay-worst-2.png", "overlay-worst-3.png"]
 
 
 def write_case(folder, name, *, second=True, damaged=False, labelled=True):
@@ -95,7 +96,7 @@ def test_scores_of_a_shift_by_hand(tmp_path, cases):
 def test_the_files_say_what_was_found(tmp_path, cases):
     out = tmp_path / "out"
     evaluation = evaluate_predictor(Worsening(), TASK, cases, out, seed=0)
-    assert sorted(path.name for path in out.iterdir()) == FILES
+    assert sorted(path.name for path in out.iterdir()) == sorted(FILES + WORST)
     table = rows(out / "cases.csv")
     assert [(row["case"], row["structure"]) for row in table][:3] == [
         ("a", "anterior"),
@@ -118,8 +119,21 @@ def test_the_files_say_what_was_found(tmp_path, cases):
     assert written["classes"]["anterior"]["dice"]["standard_deviation"] == pytest.approx(np.std(dice, ddof=1))
     means = [written["classes"][name]["dice"]["mean"] for name in ("anterior", "posterior")]
     assert written["mean_dice"] == pytest.approx(np.mean(means))
-    assert written["overlays"] == {"best": "a", "median": "c", "worst": "e"}
-    assert (written["cases"], written["set_aside"], written["rules"]) == (5, 0, WHOLE_SCAN.rules)
+    assert written["overlays"] == {"best": "a", "median": "c", "worst": "e", "worst-2": "d", "worst-3": "c"}
+    assert (written["cases"], written["set_aside"], written["rules"]) == (5, 0, choose_protocol("hippocampus").rules)
+
+
+def test_the_worst_three_are_shown_as_far_as_there_are_others(tmp_path, cases):
+    """The best is not among them, and pictures of an earlier evaluation do not stay."""
+    for count, shown in ((5, WORST), (3, WORST[:1]), (2, []), (1, [])):
+        evaluation = evaluate_predictor(Worsening(), TASK, cases[:count], tmp_path / "out", seed=0)
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(FILES + shown)
+        names = {rank: case.name for rank, case in ranked(evaluation.cases).items()}
+        assert [names.get(rank) for rank in ("worst", "worst-2", "worst-3")] == [
+            cases[count - 1].name,
+            *[case.name for case in cases[count - 2 : max(0, count - 4) : -1]][: len(shown)],
+            *[None] * (2 - len(shown)),
+        ]
 
 
 def test_a_missing_structure_is_counted_and_not_averaged(tmp_path, cases):
@@ -201,7 +215,7 @@ def test_the_order_of_cases_does_not_change_the_ranks(tmp_path, cases):
     # All alike: the name decides.
     names = {rank: case.name for rank, case in ranked(evaluation.cases).items()}
     assert names == {rank: case.name for rank, case in ranked(evaluation.cases[::-1]).items()}
-    assert names == {"best": "e", "median": "c", "worst": "a"}
+    assert names == {"best": "e", "median": "c", "worst": "a", "worst-2": "b", "worst-3": "c"}
 
 
 def test_the_table_names_structures_intervals_and_counts(tmp_path, cases, capsys):

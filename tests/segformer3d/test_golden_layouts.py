@@ -101,11 +101,10 @@ def brats_2021(folder: Path) -> None:
     save(place / "BraTS2021_00000_seg.nii.gz", truth(TUMOUR_2021), spaced(1, 1, 1))
 
 
-def brats_2023(folder: Path) -> None:
-    place = folder / "BraTS-GLI-00000-000"
+def brats_2023(folder: Path, case: str = "BraTS-GLI-00000-000", label: NDArray[np.uint8] | None = None) -> None:
     for name, number in {"t2f": 0, "t1n": 1, "t1c": 2, "t2w": 3}.items():
-        save(place / f"BraTS-GLI-00000-000-{name}.nii.gz", signature(number), spaced(1, 1, 1))
-    save(place / "BraTS-GLI-00000-000-seg.nii.gz", truth(TUMOUR_2023), spaced(1, 1, 1))
+        save(folder / case / f"{case}-{name}.nii.gz", signature(number), spaced(1, 1, 1))
+    save(folder / case / f"{case}-seg.nii.gz", truth(TUMOUR_2023) if label is None else label, spaced(1, 1, 1))
 
 
 def nnunet(folder: Path) -> None:
@@ -232,3 +231,31 @@ def test_the_slices_of_the_heart_are_ten_millimetres_apart(tmp_path: Path) -> No
     evaluation = evaluate_predictor(predict, task, find_cases(tmp_path)[:1], tmp_path / "out", seed=0)
     assert [score.dice for score in evaluation.cases[0].scores] == pytest.approx([5 / 6] * 3)
     assert [score.hd95_mm for score in evaluation.cases[0].scores] == pytest.approx([10.0] * 3)
+
+
+@pytest.mark.parametrize(
+    ("case", "missed"),
+    [
+        ("BraTS-GLI-00000-000", 0),  # up to 50 mm³ is left out
+        ("BraTS-MEN-00000-000", 0),  # the same
+        ("BraTS-MET-00000-000", 2),  # 3 mm³ counts, 2 mm³ does not
+    ],
+)
+def test_small_lesions_count_where_the_challenge_of_the_case_counts_them(
+    tmp_path: Path, case: str, missed: int
+) -> None:
+    """Three lesions, of 3, 3 and 2 mm³, none of which is found: those that count are missed."""
+    label = np.zeros(truth(TUMOUR_2023).shape, np.uint8)
+    label[1, 1, 0:3] = label[1, 5, 0:3] = label[6, 1, 0:2] = 3
+    brats_2023(tmp_path, case, label)
+    task = named_task("brats2023")
+
+    def nothing(volume: Volume) -> NDArray[np.bool_]:
+        assert volume.label is not None
+        return np.zeros_like(task.structure_masks(volume.label))
+
+    evaluation = evaluate_predictor(nothing, task, find_cases(tmp_path), tmp_path / "out", seed=0)
+    for score in evaluation.cases[0].scores:
+        assert score.lesions is not None
+        assert score.lesions.missed == missed
+        assert score.lesion_dice == (0 if missed else 1)

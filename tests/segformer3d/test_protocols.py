@@ -10,7 +10,16 @@ from monai.metrics import DiceMetric
 
 from segformer3d.errors import CaseError, ConfigurationError
 from segformer3d.metrics import score_case
-from segformer3d.protocols import WHOLE_SCAN, Crop, MissingRules, MissingScore, Protocol, choose_protocol, protocols_of
+from segformer3d.protocols import (
+    WHOLE_SCAN,
+    Crop,
+    LesionRule,
+    MissingRules,
+    MissingScore,
+    Protocol,
+    choose_protocol,
+    protocols_of,
+)
 from segformer3d.published_scores import published_rows
 from segformer3d.tasks import TASKS
 
@@ -104,6 +113,34 @@ def test_what_a_protocol_says_is_what_it_does():
             assert ("lesion_dice" in protocol.metrics) == ("Lesion-wise" in protocol.rules) == (task == "brats2023")
     assert "excluded and counted" in WHOLE_SCAN.rules
     assert WHOLE_SCAN.to_json()["missing"]["missed"]["hd95_mm"] is None
+
+
+def test_a_tolerance_says_whose_it_is():
+    assert (
+        "within 1 mm (that of the Medical Segmentation Decathlon for this task)" in choose_protocol("hippocampus").rules
+    )
+    for task in ("acdc", "brats2023"):
+        assert "within 1 mm (a convention of segfed, of no benchmark)" in choose_protocol(task).rules
+
+
+@pytest.mark.parametrize(
+    ("name", "dilations", "smallest_mm3"),
+    [
+        ("BraTS-GLI-00005-001", 3, 50),
+        ("BraTS-SSA-00002-000", 3, 50),
+        ("BraTS-PED-00001-000", 3, 50),
+        ("BraTS-MEN-00004-000", 1, 50),
+        ("BraTS-MET-00086-000", 1, 2),
+        ("brats-met-00086-000", 1, 2),
+        ("scan-1", 3, 50),
+    ],
+)
+def test_lesions_are_scored_by_the_challenge_that_a_name_tells(name, dilations, smallest_mm3):
+    protocol = choose_protocol("brats2023").for_case(name)
+    assert protocol.lesions == LesionRule(dilations, smallest_mm3, 374.0)
+    assert choose_protocol("acdc").for_case(name) == choose_protocol("acdc")
+    for told in ("BraTS-MEN-…: dilations: 1, left out up to 50 mm³", "BraTS-MET-…: dilations: 1, left out up to 2 mm³"):
+        assert told in protocol.rules
 
 
 @pytest.mark.parametrize("tolerance_mm", [-1.0, math.nan, math.inf])

@@ -10,7 +10,7 @@ from segformer3d.errors import DataError
 from segformer3d.metrics import StructureScore
 from segformer3d.results import CaseResult
 from segformer3d.statistics import not_over_read, summarise
-from segformer3d.strata import MOST_GROUPS, read_facts, stratify, with_facts
+from segformer3d.strata import MOST_GROUPS, read_facts, stratify, ungrouped, with_facts
 
 NAMES = ("tumour", "core")
 
@@ -73,6 +73,8 @@ def test_alike_volumes_are_one_group_and_none_is_lost():
 def test_a_fact_that_differs_from_case_to_case_makes_no_groups():
     cases = [case(str(n), 0.5, 1.0, f"scanner {n}") for n in range(MOST_GROUPS + 1)]
     assert not chosen(stratify(cases, NAMES, seed=0), by="scanner")
+    assert ungrouped(cases) == ("scanner has 13 different values, and 12 at most make readable groups",)
+    assert ungrouped(cases[:MOST_GROUPS]) == ()
     assert chosen(stratify(cases[1:], NAMES, seed=0), by="scanner")
 
 

@@ -72,6 +72,17 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
+def test_facts_that_make_too_many_groups_are_named(tmp_path):
+    (tmp_path / "data").mkdir()
+    one = write_case(tmp_path / "data", "case", 1)
+    cases = [replace(one, name=f"case-{n}", facts=(("site", f"hospital {n}"),)) for n in range(13)]
+    evaluation = evaluate_predictor(predict, TASK, cases, tmp_path, seed=0)
+    write_evaluation_report(evaluation, TASK, ABOUT, tmp_path)
+    told = "site has 13 different values, and 12 at most make readable groups"
+    assert f"Not shown: {told}." in (tmp_path / "report.md").read_text()
+    assert evaluation.to_json()["ungrouped"] == [told]
+
+
 def test_it_says_at_its_head_that_it_stays(written):
     page, twin = ((written / name).read_text() for name in ("report.html", "report.md"))
     assert page.index(STAYS) < page.index("<h2")
@@ -116,6 +127,13 @@ def test_published_rows_are_marked_and_another_protocol_is_called_one(written):
         "This model is not comparable with them, and the rows show the order of magnitude: it was measured by" in text
     )
     assert "another protocol (--protocol published measures as the papers do)." in text
+
+
+def test_the_worst_three_are_shown_with_the_median_and_the_best(written):
+    text = (written / "report.md").read_text()
+    told = re.findall(r"The ([a-z ]+) case, (case-\d): mean Dice", text)
+    ranks = ("worst", "second worst", "third worst", "median", "best")
+    assert told == list(zip(ranks, ("case-5", "case-4", "case-3", "case-3", "case-0"), strict=True))
 
 
 def test_groups_of_few_cases_are_not_over_read(written):
