@@ -25,7 +25,7 @@ from segformer3d.training import ValidationReport
 from server.aggregation import CONTROL, AggregationState, Diagnostics, apply, final_weights, init
 from server.downlink import Delivery, NextModel, next_model
 from server.exchange import Exchange, Question, Received, read_evaluate, read_train
-from server.federation import FederationSettings
+from server.federation import FederationSettings, model_notes
 from server.mailbox import Audit, Mailbox
 from server.pace import Pace
 from server.pulling import AT_ONCE, Pulling
@@ -215,7 +215,7 @@ class Federation:
         final = self._measured(reports)
         best = self._keep_best(final, last)
         record = RunRecord(self._state.run, self._state.round, final, best, reports, tuple(self._set_aside))
-        write_json(self._folder / RESULT_FILE, plain(record))
+        write_json(self._folder / RESULT_FILE, {**plain(record), **model_notes(self._settings)})
         self._emit(RunFinished(record))
         return record
 
@@ -269,7 +269,8 @@ class Federation:
 
     def _save_model(self, name: str, weights: Weights, dice: float | None) -> None:
         state, task = self._state, self._settings.task
-        notes = {"run": state.run, "round": state.round, "validation_dice": dice}
+        told = {"run": state.run, "round": state.round, "validation_dice": dice}
+        notes = {**told, **model_notes(self._settings)}
         save_weights(self._folder / name, weights, task.model, task, notes)
 
     def _put_aside(self, what: SetAside) -> None:
