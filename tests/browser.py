@@ -8,6 +8,7 @@ import fcntl
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MISSING = "no Chromium is installed (Debian: apt-get install chromium)"
 PHONE, DESK = (390, 844), (1440, 900)
+PAPER = 673  # CSS pixels between the margins of A4 that the style asks for
 _FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars",
@@ -84,10 +86,25 @@ class Browser:
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
-        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self.call("Emulation.setEmulatedMedia", media="", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.call("Page.navigate", url=page.resolve().as_uri())
         found = self.evaluate(_MEASURE.replace("WIDTH", str(width)))
         return View(width, found["width"], found["outside"], self._picture(width, found["height"]), found["broken"])
+
+    def cut_off_in_print(self, page: Path) -> Sequence[str]:
+        """What would stick out of the paper; nothing scrolls there."""
+        self.call("Emulation.setDeviceMetricsOverride", width=PAPER, height=990, deviceScaleFactor=1, mobile=False)
+        self.call("Emulation.setEmulatedMedia", media="print", features=[])
+        self.call("Page.navigate", url=page.resolve().as_uri())
+        outside: Sequence[str] = self.evaluate(_MEASURE.replace("WIDTH", str(PAPER)).replace(_SCROLLS, ""))["outside"]
+        return outside
+
+    def pages(self, page: Path) -> int:
+        """How many sheets of A4 the printed page takes."""
+        self.call("Page.navigate", url=page.resolve().as_uri())
+        self.evaluate(_MEASURE.replace("WIDTH", str(PAPER)))
+        printed = self.call("Page.printToPDF", preferCSSPageSize=True, paperWidth=8.27, paperHeight=11.69)
+        return len(re.findall(rb"/Type\s*/Page\b", base64.b64decode(printed["data"])))
 
     def evaluate(self, expression: str) -> Any:
         """The value of an expression of JavaScript, which the page itself is forbidden to run."""
@@ -101,6 +118,7 @@ class Browser:
         return matplotlib.image.imread(io.BytesIO(base64.b64decode(taken)))[..., :3]
 
 
+_SCROLLS = ' && !one.closest(".table, pre")'
 _MEASURE = """
 new Promise(done => document.readyState === "complete" ? done() : addEventListener("load", done)).then(() => ({
   width: document.documentElement.scrollWidth,

@@ -1,4 +1,4 @@
-"""How a report must look in a real browser, at phone and desk width, in light and dark."""
+"""How a report must look in a real browser, at phone and desk width, in light and dark, and on paper."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from .browser import DESK, PHONE, Browser
 
 
 def looks_right(browser: Browser, page: Path) -> None:
-    """Nothing sticks out to the side, every picture is there, the page is not blank, and dark is dark."""
+    """Nothing sticks out to the side, every picture is there, the page is not blank, dark is dark, paper is wide enough."""
     for size in (PHONE, DESK):
         backgrounds = {}
         for scheme in ("light", "dark"):
@@ -19,3 +19,4 @@ def looks_right(browser: Browser, page: Path) -> None:
             backgrounds[scheme] = view.pixels[:, 0].mean()
         assert backgrounds["light"] > 0.95
         assert backgrounds["dark"] < 0.2
+    assert not browser.cut_off_in_print(page)

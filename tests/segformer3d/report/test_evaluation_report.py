@@ -161,6 +161,14 @@ def test_the_page_looks_right(written, browser):
     looks_right(browser, written / "report.html")
 
 
+def test_the_page_prints_well(written, browser, tmp_path):
+    assert not browser.cut_off_in_print(written / "report.html")
+    assert 2 <= browser.pages(written / "report.html") <= 20
+    wide = tmp_path / "wide.html"
+    wide.write_text("<!DOCTYPE html><div class=table style='overflow:visible'><p style='width:900px'>x</div>")
+    assert browser.cut_off_in_print(wide), "the measurement itself"
+
+
 def test_a_case_that_is_named_like_a_script_is_shown_by_its_name(written, browser):
     """As the browser itself understands the page."""
     browser.look(written / "report.html", (390, 844), "light")
