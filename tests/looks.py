@@ -6,7 +6,7 @@ from .browser import DESK, PHONE, Browser
 
 
 def looks_right(browser: Browser, page: Path) -> None:
-    """Nothing sticks out to the side, every picture is there, the page is not blank, dark is dark, paper is wide enough."""
+    """Nothing sticks out to the side, on paper neither; every picture is there; the page is not blank; dark is dark."""
     for size in (PHONE, DESK):
         backgrounds = {}
         for scheme in ("light", "dark"):
