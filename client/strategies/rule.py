@@ -47,7 +47,7 @@ class LocalRule:
     @property
     def remembers(self) -> bool:
         """Whether a site keeps something of its own between rounds, its optimizer's moments aside."""
-        return self.control or self.dynamic > 0 or self.local_norms or self.personal > 0
+        return self.follows or self.local_norms or self.personal > 0
 
     @property
     def follows(self) -> bool:

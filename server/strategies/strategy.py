@@ -148,15 +148,15 @@ def check_exchange(strategy: Strategy, exchange: Exchange) -> None:
 
 def _check_together(strategy: Strategy) -> None:
     robust, unequal = strategy.centre != "mean", strategy.shares != "equal"
+    stepped = strategy.optimizer != "none" or strategy.server_rate != 1
     for asked, why in (
         (robust and unequal, 'a robust centre cannot believe what sites say of themselves; say shares = "equal"'),
         (strategy.rule.dynamic and unequal, 'FedDyn\'s memory is an equal mean; say shares = "equal"'),
         (strategy.rule.control and unequal, 'SCAFFOLD\'s control variates are an equal mean; say shares = "equal"'),
         (strategy.rule.dynamic and strategy.normalised, "FedDyn corrects unequal local work itself"),
         (strategy.rule.control and strategy.normalised, "SCAFFOLD corrects unequal local work itself"),
-        (strategy.rule.dynamic and strategy.server_rate != 1, "FedDyn takes the server's step itself"),
         (strategy.rule.dynamic and robust, "FedDyn's memory follows the mean of all updates"),
-        (strategy.rule.dynamic and strategy.optimizer != "none", "FedDyn takes the server's step itself"),
+        (strategy.rule.dynamic and stepped, "FedDyn takes the server's step itself"),
         (strategy.normalised and robust, "FedNova weighs every update, a robust centre none"),
         (strategy.rule.control and robust, "SCAFFOLD's control variates are means, which one hostile site can move"),
     ):
