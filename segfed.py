@@ -16,7 +16,7 @@ from typing import Any
 from segformer3d.data_options import LEAVE_OUT, TASK, data_options
 from segformer3d.dicom.options import predict_options
 from segformer3d.errors import ConfigurationError, SegfedError
-from segformer3d.export.options import EXPORT, export_options
+from segformer3d.export.options import EXPORT, NORMS, export_options
 from segformer3d.toml_file import read_toml
 from simulations.options import simulate_options, warm_start_options
 
@@ -103,6 +103,7 @@ def _predict_options(command: argparse.ArgumentParser) -> None:
     add("--model", metavar="FILE", required=True, help="model file")
     add("--image", metavar="PATH", required=True, help="one NIfTI image, a folder of them, or DICOM series")
     add("--task", metavar="NAME", help="for models that do not say their task")
+    add("--norms", metavar="FILE", help=NORMS)
     predict_options(command)
     add("--mirror", action=argparse.BooleanOptionalAction, help=_MIRROR)
     add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)")
@@ -114,6 +115,7 @@ def _evaluate_options(command: argparse.ArgumentParser) -> None:
     add("--model", metavar="FILE", required=True, help="model file")
     add("--data", metavar="DIR", required=True, help="labelled cases, in any layout of docs/data.md")
     add("--task", metavar="NAME", help="for models that do not say their task, or data of another challenge")
+    add("--norms", metavar="FILE", help=NORMS)
     add("--cases", default="all", metavar="WHICH", help="all, or published (held out by the published protocol)")
     add("--mirror", action=argparse.BooleanOptionalAction, help=_MIRROR)
     add(

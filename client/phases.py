@@ -16,7 +16,8 @@ from client.round_files import OPTIMIZER, RoundFiles
 from client.site import SiteSettings
 from client.site_log import write_log
 from client.strategies.ditto import train_personal
-from client.strategies.local import begin_round, put_own_norms, recall, remember
+from client.strategies.fedbn import put_own_norms
+from client.strategies.local import begin_round, recall, remember
 from client.weights import Weights, load_weights, update_of
 from segformer3d.allocator import keep_freed_memory
 from segformer3d.config import ModelConfig

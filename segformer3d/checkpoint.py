@@ -6,7 +6,8 @@ checkpoint at all is refused in one line. Nothing is ever unpickled beyond what 
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def known_task(path: Path | str) -> Task | None:
     Raises:
         CheckpointError: the file is damaged.
     """
-    _, described = read_weights(Path(path))
+    described = _read_description(Path(path))
     if "task" not in described:
         return None
     try:
@@ -113,7 +114,7 @@ def read_notes(path: Path | str) -> Mapping[str, Any]:
     Raises:
         CheckpointError: the file is damaged.
     """
-    notes = read_weights(Path(path))[1].get("notes", {})
+    notes = _read_description(Path(path)).get("notes", {})
     return notes if isinstance(notes, dict) else {}
 
 
@@ -177,18 +178,38 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         CheckpointError: the file is missing, truncated or no checkpoint.
     """
+    if _is_torch(path):
+        return _read_torch(path), {}
+    with _open(path) as stored:
+        weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - it is no mapping
+        return weights, _description(stored)
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    """What `save` wrote about a file's tensors, without them."""
+    if _is_torch(path):
+        return {}
+    with _open(path) as stored:
+        return _description(stored)
+
+
+def _is_torch(path: Path) -> bool:
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}")
-    return (_read_torch(path), {}) if path.suffix in _TORCH_SUFFIXES else _read_safetensors(path)
+    return path.suffix in _TORCH_SUFFIXES
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, "pt") as stored:
-            weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - it is no mapping
-            return weights, _parsed((stored.metadata() or {}).get(_DESCRIPTION, "{}"))
+            yield stored
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is truncated or not a safetensors file ({error}); copy it again") from error
+
+
+def _description(stored: Any) -> dict[str, Any]:
+    return _parsed((stored.metadata() or {}).get(_DESCRIPTION, "{}"))
 
 
 def _parsed(text: str) -> dict[str, Any]:

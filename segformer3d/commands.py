@@ -3,7 +3,6 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from rich.console import Console
 
 from segformer3d.allocator import keep_freed_memory
 from segformer3d.cases import CaseFiles, find_cases, find_images
-from segformer3d.checkpoint import known_task, load, load_task, read_notes
 from segformer3d.dataset import SetAside, SiteData, prepare
 from segformer3d.dicom.library import files_below, is_dicom
 from segformer3d.errors import ConfigurationError, DataError
@@ -19,14 +17,14 @@ from segformer3d.evaluation import Rival, evaluate
 from segformer3d.fit import Fitted, Plan, fit
 from segformer3d.held_out import published_cases
 from segformer3d.inference import choose_device
-from segformer3d.model import SegFormer3D
+from segformer3d.loading import Loaded, load_model, load_rival
 from segformer3d.prediction import NIFTI, Prediction, Way, predict_cases
 from segformer3d.protocols import choose_protocol
 from segformer3d.report.evaluation_report import Circumstances, write_evaluation_report
 from segformer3d.score_tables import print_groups, print_table
 from segformer3d.settings import TrainingSettings
 from segformer3d.strata import with_facts
-from segformer3d.tasks import Task, adjust, choose_task, named_task
+from segformer3d.tasks import Task, adjust, choose_task
 from segformer3d.terminal import make_console, plain_duration, progress_bar
 from segformer3d.training import Step
 
@@ -100,6 +98,7 @@ def predict_and_print(
     model: str,
     image: str,
     task: str | None,
+    norms: str | None,
     contrast: Sequence[str],
     label_format: str,
     mirror: bool | None,
@@ -113,8 +112,9 @@ def predict_and_print(
     """
     keep_freed_memory()
     console, where = make_console(), choose_device(device)
-    network, chosen = load_model(Path(model), task)
-    _say_whose_norms(console, model)
+    loaded = load_model(Path(model), task, norms)
+    _say_whose_norms(console, model, loaded)
+    network, chosen = loaded.network, loaded.task
     cases, refused, way = _find_sources(Path(image), chosen, contrast, label_format, Path(out), console)
     with progress_bar(console, "predicting") as bar:
         count = itertools.count(1)
@@ -171,6 +171,7 @@ def evaluate_and_print(
     model: str,
     data: str,
     task: str | None,
+    norms: str | None,
     cases: str,
     protocol: str | None,
     against: str | None,
@@ -191,10 +192,11 @@ def evaluate_and_print(
         raise ConfigurationError(f"--seed takes 0 or more, --cases one of {', '.join(CASES)}; got {seed} and {cases!r}")
     keep_freed_memory()
     console, where = make_console(), choose_device(device)
-    network, chosen = load_model(Path(model), task)
+    loaded = load_model(Path(model), task, norms)
+    network, chosen = loaded.network, loaded.task
     measure = choose_protocol(chosen.name, protocol)
-    rival = None if against is None else Rival(against, *load_model(Path(against), task))
-    _say_whose_norms(console, model, *(() if against is None else (against,)))
+    _say_whose_norms(console, model, loaded)
+    rival = None if against is None else _rival(console, against, task)
     measured = find_cases(Path(data))
     if cases == "published":
         measured = published_cases(Path(data), measured, chosen.name)
@@ -219,43 +221,29 @@ def evaluate_and_print(
     print_table(result, console)
     mirrored = chosen.mirror if mirror is None else mirror
     about = Circumstances.now(
-        Path(model), Path(data), str(where), mirrored=mirrored, seed=seed, cases=cases, strata=strata
+        Path(model),
+        Path(data),
+        str(where),
+        mirrored=mirrored,
+        seed=seed,
+        cases=cases,
+        strata=strata,
+        norms=loaded.norms,
     )
     page = write_evaluation_report(result, chosen, about, Path(out))
     console.print(f"Tables and figures are in {out}; the report is {page}", soft_wrap=True)
 
 
-def load_model(path: Path, task: str | None) -> tuple[SegFormer3D, Task]:
-    """A model and its task; the task's name or TOML file is needed for models that do not say.
-
-    Raises:
-        CheckpointError: the file is damaged, or does not fit the task.
-        ConfigurationError: there is no such task.
-    """
-    chosen = load_task(path) if task is None else named_task(task)
-    network = load(path)
-    if (network.config.in_channels, network.config.num_classes) != (len(chosen.modalities), chosen.channels):
-        raise ConfigurationError(
-            f"{path} takes {network.config.in_channels} contrasts and gives {network.config.num_classes} channels; "
-            f"task {chosen.name} needs {len(chosen.modalities)} and {chosen.channels}"
-        )
-    return network, chosen if task is None else _as_trained(chosen, known_task(path))
+def _rival(console: Console, path: str, task: str | None) -> Rival:
+    loaded = load_rival(Path(path), task)
+    _say_whose_norms(console, path, loaded)
+    return Rival(path, loaded.network, loaded.task)
 
 
-def _as_trained(asked: Task, trained: Task | None) -> Task:
-    """Labels as they are asked for, images as the model knows them: on another grid it would see another world."""
-    if trained is None:
-        return asked
-    seen = {name: getattr(trained, name) for name in ("spacing", "patch", "intensity", "window", "model")}
-    return replace(asked, **seen)
-
-
-def _say_whose_norms(console: Console, *models: str) -> None:
-    """A model of FedBN has norms that no site has measured with, so it may do worse than at any of them."""
-    for model in models:
-        norms = read_notes(model).get("norms")
-        if norms:
-            console.print(f"{model}: its norms are {norms}", soft_wrap=True, markup=False)
+def _say_whose_norms(console: Console, path: str, loaded: Loaded) -> None:
+    """A model of FedBN may do worse at a site whose norms it does not have."""
+    if loaded.norms is not None:
+        console.print(f"{path}: its norms are {loaded.norms}", soft_wrap=True, markup=False)
 
 
 def print_cases(console: Console, data: SiteData, site: str = "") -> None:

@@ -5,29 +5,35 @@ Oracle: the numbers of the files against each other, and against the better trai
 
 import csv
 import json
-import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from segformer3d.checkpoint import load_task, save
+from segformer3d.checkpoint import load, load_task, read_weights, save
 from segformer3d.model import build
-from segformer3d.tasks import adjust, get_task, task_of_folder
+from segformer3d.tasks import get_task
+from segformer3d.tensor_file import write_tensors
 from server.federation import NORMS_KEPT
 
-from .test_command_line import TINY, blob_case, config, dataset, one_line, run  # noqa: F401 - some are fixtures
+from .test_command_line import config, dataset, one_line, run  # noqa: F401 - some are fixtures
+
+
+def faster(config: Path, folder: Path) -> Path:  # noqa: F811
+    """The settings of `config`, but for a learning rate with which few steps suffice."""
+    path = folder / "faster.toml"
+    path.write_text("[training]\nlearning_rate = 0.01\n" + config.read_text())
+    return path
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory, dataset, config) -> tuple[Path, Path]:  # noqa: F811
     """Two models that were trained on the same cases, one much longer than the other."""
     folder = tmp_path_factory.mktemp("models")
-    faster = folder / "faster.toml"
-    faster.write_text("[training]\nlearning_rate = 0.01\n" + config.read_text())
     for epochs in (30, 2):
         out = folder / f"{epochs}-epochs"
-        run("train", "--data", dataset, "--config", faster, "--epochs", epochs, "--out", out)
+        run("train", "--data", dataset, "--config", faster(config, folder), "--epochs", epochs, "--out", out)
     return folder / "30-epochs" / "model.safetensors", folder / "2-epochs" / "model.safetensors"
 
 
@@ -153,21 +159,69 @@ def test_longer_training_on_hippocampi_is_better_and_the_test_says_so(shared: Pa
     assert mean["p_value"] < 0.01
 
 
-def test_whose_norms_a_model_has_is_told_where_it_is_nobodys(tmp_path, make_dataset):
-    """A model of FedBN, on a site that it has never seen: evaluate, predict and the model card say it."""
-    data = make_dataset(tmp_path / "data", {f"case_{number}": blob_case(number) for number in range(2)})
-    changes = tomllib.loads(TINY)
-    task = adjust(task_of_folder(data), changes["model"], changes["grid"])
-    torch.manual_seed(0)
-    for name, notes in (("fedbn", {"norms": NORMS_KEPT}), ("fedavg", {})):
-        model = tmp_path / f"{name}.safetensors"
-        save(model, build(task.model), task, notes)
+@pytest.fixture(scope="module")
+def fedbn(tmp_path_factory, dataset, config) -> Path:  # noqa: F811
+    """A run of two sites that keep their norms."""
+    folder = tmp_path_factory.mktemp("fedbn")
+    asked = ("--data", dataset, "--config", faster(config, folder), "--sites", 2, "--strategy", "fedbn")
+    run("simulate", *asked, "--rounds", 3, "--local-epochs", 5, "--out", folder / "run")
+    return folder / "run"
+
+
+def test_a_model_of_fedbn_is_used_with_the_norms_that_are_named(fedbn, dataset, tmp_path):  # noqa: F811
+    """Oracle: a model put together here, of the last model and a site's norms, that says nothing of norms."""
+    model, task = fedbn / "last.safetensors", load_task(fedbn / "last.safetensors")
+    memory = max(fedbn.glob("work/site-1/*/memory-*.safetensors"))
+    mixed = load(model)
+    own = {name.removeprefix("norms:"): value for name, value in read_weights(memory)[0].items()}
+    mixed.load_state_dict({**mixed.state_dict(), **own})
+    save(tmp_path / "mixed.safetensors", mixed, task)
+    ways = {"mean": (model, "mean"), "own": (model, memory), "mixed": (tmp_path / "mixed.safetensors", None)}
+    whose = {"mean": NORMS_KEPT, "own": f"a site's own, from {memory}", "mixed": None}
+    scores, labels = {}, {}
+    for way, (path, norms) in ways.items():
+        asked = () if norms is None else ("--norms", norms)
         told = [
-            run("evaluate", "--model", model, "--data", data, "--out", tmp_path / f"{name}-scores").stdout,
-            run("predict", "--model", model, "--image", data / "imagesTr", "--out", tmp_path / f"{name}-labels").stdout,
+            run("evaluate", "--model", path, "--data", dataset, "--out", tmp_path / f"{way}-scores", *asked).stdout,
+            run("predict", "--model", path, "--image", dataset / "imagesTr", "--out", tmp_path / way, *asked).stdout,
         ]
-        run("export", model, "--out", tmp_path / f"{name}-export")
-        card = (tmp_path / f"{name}-export" / "MODEL_CARD.md").read_text()
+        run("export", path, "--out", tmp_path / f"{way}-export", *asked)
+        card = (tmp_path / f"{way}-export" / "MODEL_CARD.md").read_text()
+        report = (tmp_path / f"{way}-scores" / "report.html").read_text()
         lines = [line for text in told for line in text.splitlines() if "norms are" in line]
-        assert lines == [f"{model}: its norms are {NORMS_KEPT}"] * 2 * (name == "fedbn")
-        assert (f"- Its norms are {NORMS_KEPT}." in card) == (name == "fedbn")
+        assert lines == [f"{path}: its norms are {whose[way]}"] * 2 * (norms is not None)
+        assert (f"- Its norms are {whose[way]}." in card) == (norms is not None)
+        assert ("norms of the model" in report) == (norms is not None)
+        scores[way] = (tmp_path / f"{way}-scores" / "cases.csv").read_text()
+        labels[way] = [path.read_bytes() for path in sorted((tmp_path / way).glob("*.nii.gz"))]
+    assert scores["own"] == scores["mixed"] != scores["mean"]
+    assert labels["own"] == labels["mixed"] != labels["mean"]
+
+
+def test_a_model_of_fedbn_without_a_choice_of_norms_is_refused(fedbn, models, dataset, tmp_path):  # noqa: F811
+    model, memory = fedbn / "last.safetensors", min(fedbn.glob("work/site-2/*/memory-*.safetensors"))
+    refused = one_line(run("evaluate", "--model", model, "--data", dataset, "--out", tmp_path / "a", code=1))
+    assert "was trained with FedBN" in refused
+    assert "--norms FILE" in refused
+    assert "memory-NNNN.safetensors" in refused
+    images = dataset / "imagesTr"
+    assert "FedBN" in one_line(run("predict", "--model", model, "--image", images, "--out", tmp_path / "b", code=1))
+    assert "FedBN" in one_line(run("export", model, "--out", tmp_path / "c", code=1))
+    plain = ("--model", models[1], "--data", dataset, "--out", tmp_path / "d")
+    assert "leave --norms out" in one_line(run("evaluate", *plain, "--norms", memory, code=1))
+    asked = ("--model", model, "--data", dataset, "--out", tmp_path / "e", "--norms")
+    assert "holds no site's norms" in one_line(run("evaluate", *asked, model, code=1))
+    assert "there is no checkpoint" in one_line(run("evaluate", *asked, tmp_path / "none", code=1))
+    other = tmp_path / "other.safetensors"
+    write_tensors(other, {"norms:encoder.norm.weight": np.zeros(3, np.float32)}, {})
+    assert "another architecture" in one_line(run("evaluate", *asked, other, code=1))
+    assert not any((tmp_path / name).exists() for name in "abcde")
+
+
+def test_a_second_model_of_fedbn_is_measured_with_the_mean(fedbn, dataset, tmp_path):  # noqa: F811
+    model, memory = fedbn / "last.safetensors", max(fedbn.glob("work/site-1/*/memory-*.safetensors"))
+    asked = ("--model", model, "--norms", memory, "--against", model, "--data", dataset, "--out", tmp_path / "scores")
+    told = [line for line in run("evaluate", *asked).stdout.splitlines() if "norms are" in line]
+    assert told == [f"{model}: its norms are {whose}" for whose in (f"a site's own, from {memory}", NORMS_KEPT)]
+    difference = json.loads((tmp_path / "scores" / "comparison.json").read_text())["differences"][0]["difference"]
+    assert difference["mean"] != 0

@@ -15,6 +15,7 @@ from client.privacy.settings import PrivacySettings
 from segformer3d.checkpoint import load, load_task, read_weights, save
 from segformer3d.export.card import make_card
 from segformer3d.export.card_text import card_text
+from segformer3d.loading import Loaded, load_model
 from segformer3d.model import build
 from server.coordinator import Coordinator
 from server.export import export_and_print
@@ -189,7 +190,7 @@ def test_a_run_between_hospitals_and_what_it_was_exported_to_give_the_same_card(
     cards = []
     for folder in (played, tmp_path / "result"):
         model = folder / "last.safetensors"
-        cards.append(make_card(model, load(model), load_task(model), None, None, None))
+        cards.append(make_card(model, load_model(model, None), None, None, None))
     assert cards[0].run is not None
     assert cards[0].run.run == RUN
     assert cards[1].run == replace(cards[0].run, run=None)
@@ -221,7 +222,7 @@ def test_a_private_run_between_hospitals_claims_what_was_asked_for(noise: str, c
     save(played / "early.safetensors", model, task, {"run": RUN, "round": 2})
     save(played / "late.safetensors", model, task, {"run": RUN, "round": 3})
     texts = [
-        card_text(make_card(played / name, model, task, None, None, None))
+        card_text(make_card(played / name, Loaded(model, task, None), None, None, None))
         for name in ("early.safetensors", "late.safetensors")
     ]
     assert claim in texts[1]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from client.round_files import RoundFiles
-from client.strategies.fedbn import norms_of, put_norms
+from client.strategies.fedbn import own_norms
 from client.strategies.feddyn import Dynamic
 from client.strategies.proximal import proximal_pull
 from client.strategies.rule import LocalRule
@@ -21,7 +21,7 @@ from segformer3d.tensor_file import write_tensors
 from segformer3d.training import Adjust
 
 MEMORY = "memory"
-_CONTROL, _DYNAMIC, _NORMS = "control:", "dynamic:", "norms:"
+_CONTROL, _DYNAMIC = "control:", "dynamic:"
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class LocalRound:
         if self.dynamic is not None:
             kept |= {_DYNAMIC + name: value for name, value in self.dynamic.renewed().items()}
         if self.rule.local_norms:
-            kept |= {_NORMS + name: value for name, value in norms_of(self.model).items()}
+            kept |= own_norms(self.model)
         return kept
 
 
@@ -61,7 +61,7 @@ def begin_round(
 
     Args:
         rule: of the strategy.
-        model: its norms are the site's own already, see `put_own_norms`.
+        model: its norms are the site's own already, see `client.strategies.fedbn.put_own_norms`.
         memory: what the site has remembered, see `recall`.
         common: SCAFFOLD's c.
     """
@@ -90,12 +90,6 @@ def in_turn(adjustments: Sequence[Adjust]) -> Adjust | None:
             adjust()
 
     return all_of_them
-
-
-def put_own_norms(rule: LocalRule, model: SegFormer3D, memory: Mapping[str, Tensor]) -> None:
-    """FedBN: the site's own norms instead of those of the global model."""
-    if rule.local_norms:
-        put_norms(model, _part(memory, _NORMS))
 
 
 def recall(rule: LocalRule, folder: Path, round_number: int) -> Mapping[str, Tensor]:

@@ -17,7 +17,7 @@ from segformer3d.errors import ConfigurationError
 from segformer3d.export.evaluation_facts import METRICS_FILE, EvaluationFacts, read_evaluation
 from segformer3d.export.graph import Agreement
 from segformer3d.export.run_facts import RunFacts, is_run_folder, read_run
-from segformer3d.model import SegFormer3D
+from segformer3d.loading import Loaded
 from segformer3d.tasks import Task
 
 FORMAT = "segfed-model-card-1"
@@ -75,14 +75,12 @@ class Card:
         return json.loads(json.dumps(plain, allow_nan=False))  # type: ignore[no-any-return]
 
 
-def make_card(
-    path: Path, model: SegFormer3D, task: Task, run: Path | None, evaluation: Path | None, licence: str | None
-) -> Card:
+def make_card(path: Path, loaded: Loaded, run: Path | None, evaluation: Path | None, licence: str | None) -> Card:
     """Gather what is known of a model.
 
     Args:
         path: the model's file.
-        model, task: what it holds.
+        loaded: what it holds, with the norms that were chosen.
         run: the folder of its run; None looks beside the model.
         evaluation: a folder of `segfed evaluate`; None takes that of the run where it measured these very weights.
         licence: of the weights.
@@ -91,7 +89,7 @@ def make_card(
         ConfigurationError: run or evaluation are another model's.
         DataError: one of them cannot be read.
     """
-    notes = read_notes(path)
+    notes, model, task = read_notes(path), loaded.network, loaded.task
     sha256 = weights_sha256(model.state_dict())
     folder = run or path.parent
     facts = _run_of(notes, folder, asked=run is not None)
@@ -107,7 +105,7 @@ def make_card(
         weights_sha256=sha256,
         round=notes.get("round"),
         run=facts,
-        norms=notes.get("norms"),
+        norms=loaded.norms,
         evaluation=measured,
         licence=licence,
     )

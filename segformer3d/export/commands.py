@@ -9,7 +9,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from segformer3d.commands import load_model
 from segformer3d.errors import ConfigurationError
 from segformer3d.export.bundle import FOLDER, write_bundle
 from segformer3d.export.card import Card, ExportedFile, make_card
@@ -18,6 +17,7 @@ from segformer3d.export.graph import Agreement, trace
 from segformer3d.export.onnx_file import require_onnx, write_onnx
 from segformer3d.export.torch_file import write_torch
 from segformer3d.files import storage_errors, write_json, write_text, write_whole
+from segformer3d.loading import load_model
 from segformer3d.model import SegFormer3D
 from segformer3d.terminal import make_console
 
@@ -37,6 +37,7 @@ def export_and_print(
     run: str | None,
     evaluation: str | None,
     licence: str | None,
+    norms: str | None,
 ) -> None:
     """Write a model in one or several formats, and its card, into a new folder: all of it or nothing.
 
@@ -51,9 +52,9 @@ def export_and_print(
         require_onnx()
     console = make_console()
     with console.status("exporting"):
-        network, chosen = load_model(Path(model), task)
-        card = make_card(Path(model), network, chosen, _path(run), _path(evaluation), licence)
-        card = write_whole(folder, partial(write_export, network, card, formats))
+        loaded = load_model(Path(model), task, norms)
+        card = make_card(Path(model), loaded, _path(run), _path(evaluation), licence)
+        card = write_whole(folder, partial(write_export, loaded.network, card, formats))
     _print(console, folder, card)
 
 

@@ -6,6 +6,7 @@ EXPORT = (
     "Write a model as a MONAI bundle, a PyTorch graph or an ONNX file, checked against the model itself, with a model "
     "card. (segfed server export is another thing: it hands on the files of a run between hospitals.)"
 )
+NORMS = "for models of FedBN: whose norms, the file of a site's own (work/RUN/memory-NNNN.safetensors) or mean"
 
 
 def export_options(command: argparse.ArgumentParser) -> None:
@@ -20,6 +21,7 @@ def export_options(command: argparse.ArgumentParser) -> None:
         help="monai-bundle, torch-export or onnx; one or several (default monai-bundle)",
     )
     add("--task", metavar="NAME", help="for models that do not say their task")
+    add("--norms", metavar="FILE", help=NORMS)
     add("--run", metavar="DIR", help="run folder that the model came out of (default: where the model lies)")
     add("--evaluation", metavar="DIR", help="folder of segfed evaluate (default: the run's own)")
     add("--licence", metavar="TEXT", help="of the weights (default: not stated)")

@@ -56,6 +56,7 @@ class Circumstances:
         date: the day, as YYYY-MM-DD.
         cases: which of the folder's cases were asked for (`--cases`).
         strata: the file that told groups of cases (`--strata`), if there was one.
+        norms: whose the model's norms are, in words, where sites have kept their own (FedBN).
     """
 
     model: str
@@ -68,6 +69,7 @@ class Circumstances:
     date: str
     cases: str = "all"
     strata: str | None = None
+    norms: str | None = None
 
     @classmethod
     def now(
@@ -80,12 +82,14 @@ class Circumstances:
         seed: int,
         cases: str = "all",
         strata: str | None = None,
+        norms: str | None = None,
     ) -> "Circumstances":
         """Of an evaluation that was made just now."""
         with model.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         today = f"{datetime.now():%Y-%m-%d}"
-        return cls(str(model), digest, str(data), device, mirrored, seed, version("segfed"), today, cases, strata)
+        place = (str(model), digest, str(data), device)
+        return cls(*place, mirrored, seed, version("segfed"), today, cases, strata, norms)
 
 
 def write_evaluation_report(evaluation: Evaluation, task: Task, about: Circumstances, folder: Path) -> Path:
@@ -226,6 +230,7 @@ def _method(evaluation: Evaluation, task: Task, about: Circumstances) -> Section
         ("task", f"{task.name}: {', '.join(s.name for s in task.structures)} in {', '.join(task.modalities)}"),
         ("model", (Code(about.model),)),
         ("SHA-256 of the file", (Code(about.model_sha256),)),
+        *((("norms of the model", about.norms),) if about.norms is not None else ()),
         ("data", (Code(about.data),)),
         ("cases", _which_cases(evaluation, about)),
         *((("groups of cases", (Code(about.strata),)),) if about.strata is not None else ()),

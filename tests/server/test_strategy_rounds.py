@@ -14,13 +14,13 @@ from client import phases
 from client.app import make_client_app
 from client.contract import CONTROL, EVALUATE, TRAIN, EvaluateReply, EvaluateRequest, TrainReply, TrainRequest
 from client.site import SiteSettings
-from client.strategies.fedbn import norm_names
 from client.strategies.rule import LocalRule
 from client.weights import Weights, is_buffer, load_weights, weights_of
 from segformer3d.checkpoint import load, read_weights
 from segformer3d.dataset import prepare
 from segformer3d.errors import FederationError
 from segformer3d.model import build
+from segformer3d.norms import norm_names
 from segformer3d.training import validate
 from server.records import RoundFinished
 from server.run_folder import newest_state

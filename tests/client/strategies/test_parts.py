@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from client.strategies.fedbn import norm_names, norms_of, put_norms
 from client.strategies.feddyn import Dynamic
 from client.strategies.local import in_turn
 from client.strategies.proximal import proximal_pull
@@ -14,6 +13,7 @@ from client.strategies.scaffold import Control
 from segformer3d.config import ModelConfig
 from segformer3d.errors import ConfigurationError
 from segformer3d.model import SegFormer3D
+from segformer3d.norms import norm_names, norms_of, put_norms
 from segformer3d.training import Adjust
 
 RATE, STEPS = 0.05, 40
