@@ -74,7 +74,7 @@ def _set_up(folder: Path, running: ExitStack) -> Path:
     coordinator, port = folder / "coordinator", free_port()
     address = f"{LOOPBACK}:{port}"
     _segfed("server", "init", coordinator, "--host", LOOPBACK, "--port", port, "--listen", address)
-    data = write_phantom_federation(folder / "data", SITES, CASES, 1, seed=0)
+    data = write_phantom_federation(folder / "data", [CASES] * SITES, 1, seed=0)
     sites = []
     for place in data.sites:
         site = folder / place.name

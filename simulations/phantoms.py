@@ -164,23 +164,23 @@ def write_phantom_site(folder: Path, cases: int, seed: int, site_index: int, pre
     _write_cases(folder, prefix, seed, site_index, [scanner_of_site(seed, site_index)] * cases)
 
 
-def write_phantom_federation(
-    folder: Path, sites: int, cases_per_site: int, held_out: int, seed: int
-) -> FederationFolders:
-    """Write `site-1`, `site-2`, ... and `held-out`, whose cases come from every site's scanner in turn.
+def write_phantom_federation(folder: Path, cases: Sequence[int], held_out: int, seed: int) -> FederationFolders:
+    """Write `site-1`, `site-2`, ... of so many cases each, and `held-out`, with every site's scanner in turn.
 
     Raises:
         ConfigurationError: a count below 1, or a seed outside [0, 2**32).
         DataError: one of the folders exists and is not empty.
     """
-    _require_cases("cases_per_site", cases_per_site)
+    sites = len(cases)
     _require_cases("held_out", held_out)
+    for number, count in enumerate(cases, start=1):
+        _require_cases(f"cases of site {number}", count)
     folders = federation_folders(folder, sites)
     scanners = [scanner_of_site(seed, index) for index in range(1, sites + 1)]
     mixture = [scanners[case % sites] for case in range(held_out)]
     _write_cases(folders.held_out, folders.held_out.name, seed, HELD_OUT_SITE, mixture)
     for index, (site_folder, scanner) in enumerate(zip(folders.sites, scanners, strict=True), start=1):
-        _write_cases(site_folder, site_folder.name, seed, index, [scanner] * cases_per_site)
+        _write_cases(site_folder, site_folder.name, seed, index, [scanner] * cases[index - 1])
     return folders
 
 

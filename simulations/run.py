@@ -5,7 +5,7 @@ which is skipped where its result is already there.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,7 @@ from simulations.display import FederationDisplay
 from simulations.engines import ClientSource, EngineSettings, run_federation
 from simulations.federation_report import Finished, write_federation_report
 from simulations.gains import gains_of, print_gains
-from simulations.partitions import write_partition
+from simulations.partitions import quantity_sizes, write_partition
 from simulations.phantoms import write_phantom_federation
 from simulations.report import Journal, add_audit, audit_line, write_summary
 from simulations.run_folder import RUN_FILE, SITES, WORK, Run, read_run
@@ -165,13 +165,20 @@ def _lay_out_sites(console: Console, run: Run) -> None:
 
 def _write_sites(asked: SimulationSettings, task: Task, folder: Path) -> None:
     if asked.data is None:
-        folders = write_phantom_federation(folder, asked.sites, PHANTOMS_PER_SITE, PHANTOMS_HELD_OUT, asked.seed)
+        folders = write_phantom_federation(folder, phantoms_of(asked), PHANTOMS_HELD_OUT, asked.seed)
     else:
         dealt = (asked.dealt, asked.sites, asked.seed, asked.held_out, asked.patient_pattern)
         left_out = asked.leave_out_published
         folders = write_partition(asked.data, folder, *dealt, task=task.name, leave_out_published=left_out)
     if asked.scenario is not None:
         get_scenario(asked.scenario).change(folders.sites, asked.seed, task)
+
+
+def phantoms_of(asked: SimulationSettings) -> Sequence[int]:
+    """Cases of each synthetic hospital. Their scanners differ in scale as they are: "intensity" adds nothing."""
+    if asked.dealt == "quantity":
+        return quantity_sizes(PHANTOMS_PER_SITE * asked.sites, asked.sites)
+    return [PHANTOMS_PER_SITE] * asked.sites
 
 
 def _federate(console: Console, run: Run) -> Journal:

@@ -132,8 +132,6 @@ class SimulationSettings:
     def _check_scenario(self, scenario: Scenario) -> None:
         if self.partition != "iid":
             raise ConfigurationError(f"--scenario {self.scenario} says how cases are dealt; leave --partition out")
-        if self.data is None and scenario.partition != "iid":
-            raise ConfigurationError(f"--scenario {self.scenario} deals the cases of a dataset; name it with --data")
         if self.sites < scenario.fewest_sites:
             raise ConfigurationError(
                 f"--scenario {self.scenario} needs --sites {scenario.fewest_sites} or more, got {self.sites}"

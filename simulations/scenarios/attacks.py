@@ -4,7 +4,7 @@
             Byzantine-robust stochastic aggregation", AAAI 2019, with a factor of 4)
 `scaled`    its update ten times as long, so that it outweighs eight; with reversed labels, its model takes the place of
             the others' (Bagdasaryan et al., "How to backdoor federated learning", AISTATS 2020)
-`random`    Gaussian noise fifty times as long as its honest update; shorter noise hardly harms a mean
+`random`    Gaussian noise ninety times as long as its honest update; shorter noise hardly harms a mean
 labels      it trains as it should on reversed labels, value l of L becoming L - 1 - l (Fang et al., "Local model
             poisoning attacks to Byzantine-robust federated learning", USENIX Security 2020)
 
@@ -38,7 +38,7 @@ from simulations.scenarios.rewriting import relabel
 ATTACKS: Mapping[str, str] = {
     "sign": "turned round and ten times as long",
     "scaled": "learnt from reversed labels and ten times as long",
-    "random": "noise, fifty times as long",
+    "random": "noise, ninety times as long",
 }
 FACTOR, NOISE_FACTOR = 10.0, 90.0
 

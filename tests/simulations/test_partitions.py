@@ -268,7 +268,7 @@ def test_raw_intensity_of_a_damaged_image_is_none(tmp_path, damage):
 
 
 def test_intensity_tells_the_scanners_of_phantoms_apart(tmp_path):
-    mixture = write_phantom_federation(tmp_path / "phantoms", sites=2, cases_per_site=1, held_out=10, seed=0).held_out
+    mixture = write_phantom_federation(tmp_path / "phantoms", cases=[1, 1], held_out=10, seed=0).held_out
     gains = [scanner_of_site(0, site).gain for site in (1, 2)]
     assert max(gains) > 5 * min(gains)
     folders = write_partition(mixture, tmp_path / "sites", "intensity", sites=2, seed=0)

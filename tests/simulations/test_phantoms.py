@@ -173,12 +173,12 @@ def test_stored_axes_lead_back_to_the_phantom(tmp_path, site):
 
 
 def test_a_federation_is_sites_and_a_mixture_of_their_scanners(tmp_path):
-    folders = write_phantom_federation(tmp_path, sites=3, cases_per_site=1, held_out=4, seed=1)
+    folders = write_phantom_federation(tmp_path, cases=[1, 2, 1], held_out=4, seed=1)
     assert [folder.name for folder in (*folders.sites, folders.held_out)] == ["site-1", "site-2", "site-3", "held-out"]
     cases = {folder.name: find_cases(folder) for folder in (*folders.sites, folders.held_out)}
-    assert [len(found) for found in cases.values()] == [1, 1, 1, 4]
+    assert [len(found) for found in cases.values()] == [1, 2, 1, 4]
     names = [case.name for found in cases.values() for case in found]
-    assert len(set(names)) == 7
+    assert len(set(names)) == 8
     axes = ["".join(nib.aff2axcodes(nib.load(case.images[0]).affine)) for case in cases["held-out"]]
     assert axes == [scanner_of_site(1, site).axes for site in (1, 2, 3, 1)]
     assert task_of_folder(folders.sites[0]) == get_task("phantom")
@@ -187,15 +187,15 @@ def test_a_federation_is_sites_and_a_mixture_of_their_scanners(tmp_path):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"sites": 0}, "at least 1 site, got 0"),
-        ({"cases_per_site": 0}, "cases_per_site .* must be 1 or more, got 0"),
+        ({"cases": []}, "at least 1 site, got 0"),
+        ({"cases": [1, 0]}, "cases of site 2 .* must be 1 or more, got 0"),
         ({"held_out": -1}, "held_out .* must be 1 or more, got -1"),
         ({"seed": -1}, "seed .* got -1"),
         ({"seed": 2**32}, "seed .* got 4294967296"),
     ],
 )
 def test_counts_and_seed_have_rules_and_nothing_is_written_when_they_break(tmp_path, change, text):
-    asked = {"sites": 1, "cases_per_site": 1, "held_out": 1, "seed": 0} | change
+    asked = {"cases": [1], "held_out": 1, "seed": 0} | change
     with pytest.raises(ConfigurationError, match=text):
         write_phantom_federation(tmp_path / "new", **asked)
     assert not (tmp_path / "new").exists()
@@ -210,5 +210,5 @@ def test_a_folder_that_holds_something_is_refused(tmp_path):
     (tmp_path / "held-out").mkdir()
     (tmp_path / "held-out" / "notes.txt").write_text("mine")
     with pytest.raises(DataError, match="held-out exists and is not an empty folder; remove it"):
-        write_phantom_federation(tmp_path, sites=1, cases_per_site=1, held_out=1, seed=0)
+        write_phantom_federation(tmp_path, cases=[1], held_out=1, seed=0)
     assert not (tmp_path / "site-1").exists()

@@ -17,8 +17,9 @@ from segformer3d.errors import ConfigurationError, DataError
 from segformer3d.lacks import Lacks
 from segformer3d.patients import patient_of
 from segformer3d.tasks import Structure, Task, get_task
-from simulations.partitions import write_partition
+from simulations.partitions import quantity_sizes, write_partition
 from simulations.phantoms import write_phantom_federation
+from simulations.run import PHANTOMS_PER_SITE, phantoms_of
 from simulations.scenarios import SCENARIOS, get_scenario
 from simulations.scenarios.attacks import reverse
 from simulations.scenarios.label_habits import merge, widen
@@ -260,6 +261,37 @@ def test_values_of_other_structures_are_not_merged(tiny_task: Task) -> None:
     assert merge(np.array([0, 1, 2, 3, 4], np.int16), task).tolist() == [0, 2, 2, 3, 2]
 
 
+def test_regions_are_outlined_wider_and_what_is_in_them_not_told(tmp_path: Path) -> None:
+    """Oracle: the dilation of each region of the labels as they were; the whole tumour, and the task's own rules."""
+    plain = write_phantom_federation(tmp_path / "plain", [1, 1, 1], 1, seed=0)
+    habits = write_phantom_federation(tmp_path / "habits", [1, 1, 1], 1, seed=0)
+    get_scenario("labels").check(PHANTOM)
+    get_scenario("labels").change(habits.sites, 0, PHANTOM)
+    for site, whole in zip(habits.sites[:2], plain.sites[:2], strict=True):
+        (case,), (before,) = find_cases(site), find_cases(whole)
+        label, original = array(case.label), array(before.label)
+        if site.name == "site-1":
+            assert case.lacks == Lacks()
+            for region in PHANTOM.structures:
+                grown = ndimage.binary_dilation(np.isin(original, region.labels))
+                np.testing.assert_array_equal(np.isin(label, region.labels), grown, region.name)
+        else:
+            np.testing.assert_array_equal(label, np.where(original > 0, 2, 0))  # 2 is of the whole tumour alone
+            assert case.lacks == Lacks(unlabelled=("tumour core", "enhancing tumour"))
+            assert not prepare(site, PHANTOM, tmp_path / "cache").set_aside
+    assert digests(habits.sites[2]) == digests(plain.sites[2])
+
+
+def test_synthetic_hospitals_can_be_of_unequal_size() -> None:
+    for settings, expected in (
+        (SimulationSettings(scenario="unequal"), quantity_sizes(4 * PHANTOMS_PER_SITE, 4)),
+        (SimulationSettings(partition="quantity", sites=8), quantity_sizes(8 * PHANTOMS_PER_SITE, 8)),
+        (SimulationSettings(scenario="intensity", sites=2), [PHANTOMS_PER_SITE] * 2),
+    ):
+        assert list(phantoms_of(settings)) == expected
+    assert max(phantoms_of(SimulationSettings(scenario="unequal"))) > PHANTOMS_PER_SITE
+
+
 # --- Hostile labels --------------------------------------------------------------------------------------------------
 
 
@@ -276,8 +308,8 @@ def test_labels_are_reversed_at_the_last_site(write_scenario: WriteScenario, sou
 
 
 def test_two_of_the_phantoms_sites_lack_a_contrast_and_say_so(tmp_path: Path) -> None:
-    full = write_phantom_federation(tmp_path / "full", 3, 2, 1, seed=0)
-    less = write_phantom_federation(tmp_path / "less", 3, 2, 1, seed=0)
+    full = write_phantom_federation(tmp_path / "full", [2, 2, 2], 1, seed=0)
+    less = write_phantom_federation(tmp_path / "less", [2, 2, 2], 1, seed=0)
     get_scenario("missing-contrasts").change(less.sites, 0, PHANTOM)
     for name, left, site, whole in (
         ("t1ce", [0, 1, 3], less.sites[0], full.sites[0]),
@@ -335,7 +367,6 @@ def test_a_contrast_in_a_file_of_its_own_is_taken_away(tmp_path: Path, layout: s
             {"scenario": "iid", "partition": "quantity"},
             "--scenario iid says how cases are dealt; leave --partition out",
         ),
-        ({"scenario": "unequal"}, "deals the cases of a dataset; name it with --data"),
         ({"scenario": "labels", "sites": 1}, "--scenario labels needs --sites 2 or more, got 1"),
     ],
 )
@@ -351,9 +382,7 @@ def test_a_scenario_says_how_cases_are_dealt(tmp_path: Path) -> None:
     assert SimulationSettings(partition="intensity").dealt == "intensity"
 
 
-@pytest.mark.parametrize(
-    ("name", "task"), [("scanners", "synapse"), ("labels", "phantom"), ("missing-contrasts", "hippocampus")]
-)
+@pytest.mark.parametrize(("name", "task"), [("scanners", "synapse"), ("missing-contrasts", "hippocampus")])
 def test_a_task_that_cannot_have_it_is_refused(name: str, task: str) -> None:
     with pytest.raises(ConfigurationError, match=f"scenario {name} .*{task}"):
         get_scenario(name).check(get_task(task))
@@ -363,3 +392,15 @@ def test_every_scenario_is_of_a_known_partition() -> None:
     for name, scenario in SCENARIOS.items():
         scenario.check(PHANTOM if name == "missing-contrasts" else get_task("hippocampus"))
         assert SimulationSettings(data=Path("x"), scenario=name).dealt == scenario.partition
+
+
+def test_label_habits_need_two_structures_that_exclude_each_other_or_lie_in_one_another(tiny_task: Task) -> None:
+    overlapping = (Structure("a", (1, 2)), Structure("b", (2, 3)))
+    side_by_side = replace(
+        PHANTOM, structures=overlapping, prior=(0.1, 0.1), model=replace(PHANTOM.model, num_classes=2)
+    )
+    one = tiny_task.structures[:1], replace(tiny_task.model, num_classes=2)
+    alone = replace(tiny_task, structures=one[0], label_values=(0, 1), prior=(0.1,), model=one[1])
+    for task in (side_by_side, alone):
+        with pytest.raises(ConfigurationError, match=f"scenario labels .*{task.name}"):
+            get_scenario("labels").check(task)
