@@ -35,9 +35,28 @@ class Spread:
     high: float | None
 
     def __str__(self) -> str:
+        return self.text(".3f")
+
+    def text(self, form: str) -> str:
+        """The numbers in a format of Python's."""
         if self.low is None or self.high is None:
-            return f"{self.mean:.3f}"
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+            return f"{self.mean:{form}}"
+        return f"{self.mean:{form}} [{self.low:{form}}, {self.high:{form}}]"
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What one combination gains on the first one, seed by seed: both have the same sites, cases and first weights.
+
+    Attributes:
+        label: of the combination.
+        dice: the gain in mean Dice on the held-out cases.
+        worst: of the site that is served worst; None where it was not measured.
+    """
+
+    label: str
+    dice: Spread
+    worst: Spread | None
 
 
 @dataclass(frozen=True)
@@ -70,17 +89,16 @@ def write_study_report(console: Console, study: Study, outcomes: Sequence[Outcom
     """
     targets = targets_of(outcomes)
     lines = lines_of(outcomes, targets)
+    gains = gains_of(outcomes)
     told = {"target_dice": targets, "seeds": list(study.seeds), "lines": [asdict(line) for line in lines]}
+    told |= {"gains": [asdict(gain) for gain in gains]}
     write_json(folder / "outcomes.json", {**told, "runs": [asdict(outcome) for outcome in outcomes]})
     notes = _notes(study, targets)
     _draw(lines, outcomes, folder / "study.png")
-    write_text(folder / "study.md", _markdown(lines, notes))
-    table = Table(title=TITLE, title_justify="left", box=None, pad_edge=False)
-    for name in _HEADER:
-        table.add_column(name, justify="left" if name == _HEADER[0] else "right")
-    for line in lines:
-        table.add_row(*_cells(line))
-    console.print(table)
+    tables = _tables(lines, gains)
+    write_text(folder / "study.md", _markdown(tables, notes))
+    for title, rows in tables.items():
+        console.print(_for_screen(title, rows))
     for note in notes:
         console.print(note, soft_wrap=True, highlight=False)
     console.print(f"Everything is in {folder} (study.md, study.png, outcomes.json; runs/ has each run)", soft_wrap=True)
@@ -103,6 +121,21 @@ def lines_of(outcomes: Sequence[Outcome], targets: Mapping[int, float]) -> list[
     """One line a combination, in the order of the outcomes, pooled training last."""
     labels = dict.fromkeys(outcome.label for outcome in outcomes)
     return [_line(label, [o for o in outcomes if o.label == label], targets) for label in labels]
+
+
+def gains_of(outcomes: Sequence[Outcome]) -> list[Gain]:
+    """What each other combination, and pooled training, gains on the first one over the seeds that both have."""
+    base = {outcome.seed: outcome for outcome in outcomes if outcome.label == outcomes[0].label}
+    others = dict.fromkeys(outcome.label for outcome in outcomes if outcome.label != outcomes[0].label)
+    found = []
+    for label in others:
+        pairs = [(o, base[o.seed]) for o in outcomes if o.label == label and o.seed in base]
+        worst = [o.worst - b.worst for o, b in pairs if o.worst is not None and b.worst is not None]
+        if pairs:
+            found.append(
+                Gain(label, spread_of([o.dice - b.dice for o, b in pairs]), spread_of(worst) if worst else None)
+            )
+    return found
 
 
 def spread_of(values: Sequence[float]) -> Spread:
@@ -148,12 +181,36 @@ def _cells(line: Line) -> tuple[str, ...]:
     return (line.label, str(line.dice), "–" if line.worst is None else str(line.worst), *sizes, rounds, time)
 
 
-def _markdown(lines: Sequence[Line], notes: Sequence[str]) -> str:
-    rows = [_HEADER, ("---", *["---:"] * (len(_HEADER) - 1)), *(_cells(line) for line in lines)]
-    text = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    return (
-        f"# {TITLE}\n\n{text}\n\n" + "".join(f"- {note}\n" for note in notes) + "\n![Dice against bytes](study.png)\n"
-    )
+def _tables(lines: Sequence[Line], gains: Sequence[Gain]) -> dict[str, list[tuple[str, ...]]]:
+    """Rows of each table by its title, the first row being its head."""
+    tables = {TITLE: [_HEADER, *map(_cells, lines)]}
+    if gains:
+        tables[f"Gain on {lines[0].label}, seed by seed"] = [_HEADER[:3], *map(_gain_cells, gains)]
+    return tables
+
+
+def _gain_cells(gain: Gain) -> tuple[str, ...]:
+    return gain.label, gain.dice.text("+.3f"), "–" if gain.worst is None else gain.worst.text("+.3f")
+
+
+def _for_screen(title: str, rows: Sequence[tuple[str, ...]]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for number, name in enumerate(rows[0]):
+        table.add_column(name, justify="right" if number else "left")
+    for row in rows[1:]:
+        table.add_row(*row)
+    return table
+
+
+def _markdown(tables: Mapping[str, Sequence[tuple[str, ...]]], notes: Sequence[str]) -> str:
+    sections = "".join(f"## {title}\n\n{_markdown_rows(rows)}\n\n" for title, rows in tables.items())
+    told = "".join(f"- {note}\n" for note in notes)
+    return f"{sections.removeprefix('#')}{told}\n![Dice against bytes](study.png)\n"
+
+
+def _markdown_rows(rows: Sequence[tuple[str, ...]]) -> str:
+    ruled = [rows[0], ("---", *["---:"] * (len(rows[0]) - 1)), *rows[1:]]
+    return "\n".join("| " + " | ".join(row) + " |" for row in ruled)
 
 
 def _notes(study: Study, targets: Mapping[int, float]) -> list[str]:

@@ -1,6 +1,7 @@
 """Strategies side by side: real runs of a tiny federation, their table and figure, stopped and gone on with."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from segformer3d.toml_file import read_toml
 from server.federation import NORMS_KEPT
 from simulations.outcomes import POOLED, Outcome, outcome_of
 from simulations.study import Study, asked_for, study_from_json
-from simulations.study_report import lines_of, reached, spread_of, targets_of, write_study_report
+from simulations.study_report import gains_of, lines_of, reached, spread_of, targets_of, write_study_report
 from tests.test_command_line import TINY, blob_case, one_line, run
 
 
@@ -37,6 +38,9 @@ def test_every_combination_is_a_run_and_one_table_ends_it(study: Path) -> None:
         assert line["dice"]["mean"] == pytest.approx(sum(each["dice"] for each in own) / 2)
         assert line["dice"]["low"] <= line["dice"]["mean"] <= line["dice"]["high"]
     printed, text = (study.parent / "printed.txt").read_text(), (study / "study.md").read_text()
+    assert [gain["label"] for gain in told["gains"]] == ["fedprox", POOLED]
+    assert "\n## Gain on fedavg, seed by seed\n" in text
+    assert "Gain on fedavg, seed by seed" in printed
     for said in (printed, text):
         assert "fedprox" in said
         assert "worst site" in said
@@ -177,6 +181,22 @@ def test_bytes_and_rounds_count_until_the_target_is_first_reached() -> None:
     assert (first.bytes_up, first.bytes_down, first.rounds) == (20, 40, 2)
     assert second.bytes_up is None
     assert targets_of([outcome("c", 0, 0.5)]) == {}
+
+
+def test_gains_are_seed_by_seed() -> None:
+    """Seeds differ by 0.2 and strategies by 0.01 to 0.03: mean 0.02, standard error 0.01/√3, t(0.975, 2) = 4.303."""
+    plain = [outcome("a", seed, 0.5 + 0.2 * seed) for seed in range(3)]
+    better = [outcome("b", seed, 0.51 + 0.21 * seed) for seed in range(3)]
+    alone = [replace(outcome("c", 7, 0.9), worst=None), replace(outcome("d", 1, 0.6), worst=None)]
+    first, second = gains_of([*plain, *better, *alone])
+    half = 4.302653 * 0.01 / 3**0.5
+    assert (first.label, second.label) == ("b", "d")
+    assert (first.dice.mean, first.dice.low) == pytest.approx((0.02, 0.02 - half))
+    assert first.worst is not None
+    assert (first.worst.mean, first.worst.low) == pytest.approx((first.dice.mean, first.dice.low))
+    assert second.dice.mean == pytest.approx(-0.1)
+    assert (second.dice.low, second.worst) == (None, None)
+    assert gains_of(plain) == []
 
 
 def test_the_report_says_of_which_model_its_numbers_are(tmp_path: Path) -> None:
