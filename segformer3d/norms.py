@@ -66,11 +66,16 @@ def choose_norms(model: nn.Module, path: Path, told: str | None, asked: str | No
         )
     if asked == MEAN:
         return told
-    put_norms(model, _norms_of_site(model, Path(asked)))
+    put_norms(model, read_norms(model, Path(asked)))
     return f"a site's own, from {asked}"
 
 
-def _norms_of_site(model: nn.Module, path: Path) -> Mapping[str, Tensor]:
+def read_norms(model: nn.Module, path: Path) -> Mapping[str, Tensor]:
+    """A site's own norms, from the file of what it remembers.
+
+    Raises:
+        CheckpointError: the file is damaged, or holds no norms of such a model.
+    """
     stored = read_weights(path)[0]
     found = {name.removeprefix(KEPT_AS): value for name, value in stored.items() if name.startswith(KEPT_AS)}
     if not found:

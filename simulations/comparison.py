@@ -120,7 +120,7 @@ def rivals_of(sites: Sequence[Path], out: Path, federated: Path, *, kept: bool) 
 
 
 def personal_rivals(sites: Sequence[Path], models: Sequence[Path], out: Path) -> tuple[Rival, ...]:
-    """The model of each site's own that a strategy has left there, measured at its site."""
+    """The model of each site's own that a strategy has left there, measured at its site: Ditto's, or FedBN's norms."""
     return tuple(
         Rival(f"{PERSONAL} {site.name}", PERSONAL, (site,), out / f"{PERSONAL}-{site.name}", (site,), model)
         for site, model in zip(sites, models, strict=True)

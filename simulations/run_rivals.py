@@ -4,22 +4,25 @@ A hostile site takes no part: its data may be falsified, so nobody should learn 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from client.round_files import RoundFiles
 from client.strategies.ditto import personal_models
-from segformer3d.checkpoint import load
+from client.strategies.local import memory_files
+from segformer3d.checkpoint import load, save
 from segformer3d.dataset import prepare
 from segformer3d.errors import DataError
 from segformer3d.inference import choose_device
+from segformer3d.norms import put_norms, read_norms
 from segformer3d.training import validate
 from server.records import mean_dice
 from server.rounds import LAST_FILE
-from simulations.comparison import POOLED, Budget, Compared, Rival, compare_rivals, personal_rivals, rivals_of
+from simulations.comparison import PERSONAL, POOLED, Budget, Compared, Rival, compare_rivals, personal_rivals, rivals_of
 from simulations.run_folder import WORK, Run
 
 RIVALS = "compared"
@@ -35,8 +38,9 @@ def compare_run(console: Console, run: Run) -> Compared:
     # In a private run the sites train on all of their cases: none is left to ask what they gained.
     kept = asked.epsilon is None
     rivals = rivals_of(run.honest, run.folder / RIVALS, run.folder / LAST_FILE, kept=kept)
-    if asked.strategy.rule.personal and kept:
-        rivals += personal_rivals(run.honest, _personal_models(run), run.folder / RIVALS)
+    own = _own_models(run) if kept else ()
+    if own:
+        rivals += personal_rivals(run.honest, own, run.folder / RIVALS)
     with console.status(f"training {len(run.honest) + 1} models to compare with: pooled, and each site alone"):
         return compare_rivals(rivals, budget_of(run), asked.at_once)
 
@@ -90,12 +94,32 @@ def dice_at_sites(run: Run, models: Mapping[Path, Path]) -> Mapping[str, float]:
 
 def _personal_models(run: Run) -> list[Path]:
     """What Ditto has left at each honest site."""
-    found = [
-        personal_models(run.folder / WORK / site.name / run.name).before(run.settings.rounds + 1) for site in run.honest
-    ]
-    if None in found:
-        raise DataError(f"{run.folder} lacks a site's personal model; play the run again to compare it")
-    return [path for path in found if path is not None]
+    return [_kept_at(run, site, personal_models, "personal model") for site in run.honest]
+
+
+def _kept_at(run: Run, site: Path, files: Callable[[Path], RoundFiles], what: str) -> Path:
+    """The newest of the files that a site has kept of a run."""
+    found = files(run.folder / WORK / site.name / run.name).before(run.settings.rounds + 1)
+    if found is None:
+        raise DataError(f"{run.folder} lacks a site's {what}; play the run again to compare it")
+    return found
+
+
+def _own_models(run: Run) -> Sequence[Path]:
+    """The model that each honest site would use, where that is not everyone's."""
+    rule = run.settings.strategy.rule
+    if rule.personal:
+        return _personal_models(run)
+    return [_with_own_norms(run, site) for site in run.honest] if rule.local_norms else ()
+
+
+def _with_own_norms(run: Run, site: Path) -> Path:
+    """FedBN: the last model with the norms that a site has kept."""
+    model = load(run.folder / LAST_FILE)
+    put_norms(model, read_norms(model, _kept_at(run, site, memory_files, "norms")))
+    mixed = run.folder / RIVALS / f"{PERSONAL}-{site.name}" / "model.safetensors"
+    save(mixed, model, run.task)
+    return mixed
 
 
 def budget_of_one(run: Run) -> Budget:

@@ -5,7 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from segformer3d.checkpoint import load, read_weights
 from segformer3d.errors import ConfigurationError
 from segformer3d.terminal import make_console
 from segformer3d.toml_file import read_toml
@@ -14,6 +16,8 @@ from simulations.outcomes import POOLED, Outcome, outcome_of
 from simulations.study import Study, asked_for, study_from_json
 from simulations.study_report import gains_of, lines_of, reached, spread_of, targets_of, write_study_report
 from tests.test_command_line import TINY, blob_case, one_line, run
+
+MIXED = "compared/personal-site-1/model.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -104,17 +108,24 @@ def test_what_does_not_fit_is_said_before_anything_runs(tmp_path: Path, words: l
 
 
 @pytest.mark.slow
-def test_dittos_personal_models_are_compared_at_their_own_sites(tmp_path: Path, make_dataset) -> None:
+@pytest.mark.parametrize("strategy", ["ditto", "fedbn"])
+def test_models_of_the_sites_own_are_compared_there(tmp_path: Path, make_dataset, strategy: str) -> None:
     make_dataset(tmp_path / "data", {f"case_{number:02d}": blob_case(number) for number in range(40)})
     (tmp_path / "tiny.toml").write_text(TINY)
     words = ["--data", tmp_path / "data", "--config", tmp_path / "tiny.toml", "--sites", 2, "--rounds", 1]
-    run("simulate", *words, "--parallel", 2, "--strategy", "ditto", "--compare", "--out", tmp_path / "out")
+    run("simulate", *words, "--parallel", 2, "--strategy", strategy, "--compare", "--out", tmp_path / "out")
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert summary["strategy"] == "ditto"
+    assert summary["strategy"] == strategy
     for site in summary["gains"]["sites"].values():
         assert set(site["against_alone"]) == {"federated", "pooled", "personal"}
     assert (tmp_path / "out" / "compared" / "personal-site-1" / "sites" / "site-1.csv").is_file()
     assert "personal" in (tmp_path / "out" / "report.md").read_text()
+    if strategy == "fedbn":  # everyone's weights but for the norms, which are of this site
+        own, last = (load(tmp_path / "out" / name).state_dict() for name in (MIXED, "last.safetensors"))
+        (memory,) = (tmp_path / "out" / "work" / "site-1").glob("*/memory-0001.safetensors")
+        kept = {name.removeprefix("norms:"): value for name, value in read_weights(memory)[0].items()}
+        assert all(torch.equal(own[name], kept.get(name, last[name])) for name in own)
+        assert any(not torch.equal(kept[name], last[name]) for name in kept)
 
 
 def test_exchanges_vary_beside_strategies() -> None:

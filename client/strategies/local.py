@@ -92,6 +92,11 @@ def in_turn(adjustments: Sequence[Adjust]) -> Adjust | None:
     return all_of_them
 
 
+def memory_files(folder: Path) -> RoundFiles:
+    """Where a site keeps what it remembers of a run."""
+    return RoundFiles(folder, MEMORY)
+
+
 def recall(rule: LocalRule, folder: Path, round_number: int) -> Mapping[str, Tensor]:
     """What the site remembers from the rounds before this one; nothing in its first.
 
@@ -101,7 +106,7 @@ def recall(rule: LocalRule, folder: Path, round_number: int) -> Mapping[str, Ten
         CheckpointError: the file is damaged.
         StorageError: what belongs to a past that is redone cannot be removed.
     """
-    path = RoundFiles(folder, MEMORY).before(round_number) if rule.remembers else None
+    path = memory_files(folder).before(round_number) if rule.remembers else None
     if path is None:
         return {}
     try:
@@ -120,7 +125,7 @@ def remember(local: LocalRound, folder: Path, round_number: int) -> None:
     """
     kept = local.memory()
     if kept:
-        files = RoundFiles(folder, MEMORY)
+        files = memory_files(folder)
         arrays = {name: value.numpy() for name, value in kept.items()}
         write_tensors(files.after(round_number), arrays, {}, files.superseded())
         files.forget_old()
