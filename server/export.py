@@ -15,6 +15,7 @@ from typing import Any
 from segformer3d.checkpoint import save_weights
 from segformer3d.errors import ConfigurationError
 from segformer3d.files import storage_errors, write_text
+from segformer3d.norms import MEAN
 from segformer3d.terminal import make_console
 from server.coordinator import open_coordinator
 from server.federation import FederationSettings, model_notes
@@ -61,7 +62,8 @@ def export_and_print(folder: str, run: str, out: str) -> None:
     model = target / (BEST_FILE if state.best else LAST_FILE)
     console = make_console()
     console.print(f"run {run}, {state.round} of {settings.rounds} rounds, is in {target}", soft_wrap=True)
-    console.print(f"Measure it with: segfed evaluate --model {model} --data DIR --out DIR", soft_wrap=True)
+    norms = f" --norms {MEAN}" if settings.strategy.rule.local_norms else ""
+    console.print(f"Measure it with: segfed evaluate --model {model}{norms} --data DIR --out DIR", soft_wrap=True)
 
 
 def rounds_table(history: Sequence[Mapping[str, Any]], structures: Sequence[str]) -> str:
@@ -81,6 +83,12 @@ def _privacy(state: ServerState) -> str:
     return f"A private run: no patient of any site has spent more than epsilon {max(spent, default=0.0):.3f} in it."
 
 
+_OWN_NORMS = (
+    "A site gives them its own with `--norms work/RUN/memory-NNNN.safetensors` of its folder, who has none takes "
+    f"`--norms {MEAN}`."
+)
+
+
 def _describe(state: ServerState, settings: FederationSettings, outcome: tuple[bool, str | None]) -> str:
     over, reason = outcome
     how = (f"stopped: {reason}" if reason else "complete") if over else "going on"
@@ -92,7 +100,7 @@ def _describe(state: ServerState, settings: FederationSettings, outcome: tuple[b
         f"Task {settings.task.name}, {state.round} of {settings.rounds} rounds ({how}), sites: {', '.join(sites)}.",
         "",
         *([_privacy(state), ""] if settings.privacy else []),
-        *(f"The models' {part} are {said}.\n" for part, said in model_notes(settings).items()),
+        *(f"The models' {part} are {said}. {_OWN_NORMS}\n" for part, said in model_notes(settings).items()),
         *([f"- {best}"] if best else []),
         f"- `{LAST_FILE}`: after round {state.round}",
         "- `rounds.csv`: what each site reported in each round",

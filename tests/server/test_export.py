@@ -60,13 +60,18 @@ def test_models_tables_and_settings_are_there(
     assert f"segfed evaluate --model {out / 'best.safetensors'}" in capsys.readouterr().out
 
 
-def test_a_model_whose_norms_are_no_sites_says_so(coordinator: Coordinator, tmp_path: Path) -> None:  # noqa: F811
+def test_a_model_whose_norms_are_no_sites_says_so(
+    coordinator: Coordinator,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     folder, settings = coordinator.run_folder(RUN), tiny_settings(strategy=named_strategy("fedbn"), rounds=1)
     write_json(folder / SETTINGS_FILE, settings.to_json())
     federate(TinyGrid({11: TinySite("a"), 12: TinySite("b")}), folder, settings)
     export_and_print(str(coordinator.folder), RUN, str(tmp_path / "out"))
     assert read_notes(tmp_path / "out" / "last.safetensors")["norms"] == NORMS_KEPT
-    assert f"The models' norms are {NORMS_KEPT}." in (tmp_path / "out" / "README.md").read_text()
+    assert f"The models' norms are {NORMS_KEPT}. A site gives" in (tmp_path / "out" / "README.md").read_text()
+    assert "last.safetensors --norms mean --data DIR" in capsys.readouterr().out.replace("best", "last")
 
 
 def test_a_run_that_goes_on_can_be_exported_too(coordinator: Coordinator, played: Path, tmp_path: Path) -> None:  # noqa: F811
