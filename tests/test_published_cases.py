@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from segformer3d.checkpoint import load_task, save
-from segformer3d.commands import load_model
 from segformer3d.held_out import held_out_of
+from segformer3d.loading import load_model
 from segformer3d.model import build
 from segformer3d.tasks import adjust, get_task
 from tests.test_command_line import TINY, one_line, run
@@ -240,7 +240,7 @@ def test_a_model_of_one_brats_is_measured_on_the_labels_of_another(tmp_path: Pat
         "--out",
         tmp_path / "out",
     ]
-    _, task = load_model(tmp_path / "model.safetensors", "brats2023")
+    task = load_model(tmp_path / "model.safetensors", "brats2023").task
     assert task.label_values == get_task("brats2023").label_values
     assert (task.patch, task.model) == (older.patch, older.model), "windows are those that the model was trained with"
     assert "named as those of task brats2023, whose label values mean other things" in one_line(run(*asked, code=1))
