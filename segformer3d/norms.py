@@ -66,22 +66,26 @@ def choose_norms(model: nn.Module, path: Path, told: str | None, asked: str | No
         )
     if asked == MEAN:
         return told
-    put_norms(model, read_norms(model, Path(asked)))
+    take_norms(model, Path(asked))
     return f"a site's own, from {asked}"
 
 
-def read_norms(model: nn.Module, path: Path) -> Mapping[str, Tensor]:
-    """A site's own norms, from the file of what it remembers.
+def norms_in(memory: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A site's own norms, of all that it remembers."""
+    return {name.removeprefix(KEPT_AS): value for name, value in memory.items() if name.startswith(KEPT_AS)}
+
+
+def take_norms(model: nn.Module, path: Path) -> None:
+    """Give a model a site's own norms, from the file of what the site remembers.
 
     Raises:
         CheckpointError: the file is damaged, or holds no norms of such a model.
     """
-    stored = read_weights(path)[0]
-    found = {name.removeprefix(KEPT_AS): value for name, value in stored.items() if name.startswith(KEPT_AS)}
+    found = norms_in(read_weights(path)[0])
     if not found:
         raise CheckpointError(f"{path} holds no site's norms; they are in {_WHERE}, after a run with FedBN")
     state = model.state_dict()
     names = norm_names(model)
     if set(found) != names or any(found[name].shape != state[name].shape for name in names):
         raise CheckpointError(f"{path} holds norms of another architecture; take those of the model's own run")
-    return found
+    put_norms(model, found)

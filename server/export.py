@@ -18,7 +18,7 @@ from segformer3d.files import storage_errors, write_text
 from segformer3d.norms import MEAN
 from segformer3d.terminal import make_console
 from server.coordinator import open_coordinator
-from server.federation import FederationSettings, model_notes
+from server.federation import NORMS_KEPT, FederationSettings, model_notes
 from server.rounds import BEST_FILE, LAST_FILE
 from server.run_folder import SETTINGS_FILE, newest_state, read_outcome, read_settings
 from server.state import ServerState, read_state
@@ -100,7 +100,7 @@ def _describe(state: ServerState, settings: FederationSettings, outcome: tuple[b
         f"Task {settings.task.name}, {state.round} of {settings.rounds} rounds ({how}), sites: {', '.join(sites)}.",
         "",
         *([_privacy(state), ""] if settings.privacy else []),
-        *(f"The models' {part} are {said}. {_OWN_NORMS}\n" for part, said in model_notes(settings).items()),
+        *([f"The models' norms are {NORMS_KEPT}. {_OWN_NORMS}\n"] if settings.strategy.rule.local_norms else []),
         *([f"- {best}"] if best else []),
         f"- `{LAST_FILE}`: after round {state.round}",
         "- `rounds.csv`: what each site reported in each round",

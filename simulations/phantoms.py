@@ -179,8 +179,8 @@ def write_phantom_federation(folder: Path, cases: Sequence[int], held_out: int, 
     scanners = [scanner_of_site(seed, index) for index in range(1, sites + 1)]
     mixture = [scanners[case % sites] for case in range(held_out)]
     _write_cases(folders.held_out, folders.held_out.name, seed, HELD_OUT_SITE, mixture)
-    for index, (site_folder, scanner) in enumerate(zip(folders.sites, scanners, strict=True), start=1):
-        _write_cases(site_folder, site_folder.name, seed, index, [scanner] * cases[index - 1])
+    for index, (site_folder, scanner, count) in enumerate(zip(folders.sites, scanners, cases, strict=True), start=1):
+        _write_cases(site_folder, site_folder.name, seed, index, [scanner] * count)
     return folders
 
 

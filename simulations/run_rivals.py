@@ -18,7 +18,7 @@ from segformer3d.checkpoint import load, save
 from segformer3d.dataset import prepare
 from segformer3d.errors import DataError
 from segformer3d.inference import choose_device
-from segformer3d.norms import put_norms, read_norms
+from segformer3d.norms import take_norms
 from segformer3d.training import validate
 from server.records import mean_dice
 from server.rounds import LAST_FILE
@@ -116,7 +116,7 @@ def _own_models(run: Run) -> Sequence[Path]:
 def _with_own_norms(run: Run, site: Path) -> Path:
     """FedBN: the last model with the norms that a site has kept."""
     model = load(run.folder / LAST_FILE)
-    put_norms(model, read_norms(model, _kept_at(run, site, memory_files, "norms")))
+    take_norms(model, _kept_at(run, site, memory_files, "norms"))
     mixed = run.folder / RIVALS / f"{PERSONAL}-{site.name}" / "model.safetensors"
     save(mixed, model, run.task)
     return mixed

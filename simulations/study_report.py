@@ -125,8 +125,8 @@ def lines_of(outcomes: Sequence[Outcome], targets: Mapping[int, float]) -> list[
 
 def gains_of(outcomes: Sequence[Outcome]) -> list[Gain]:
     """What each other combination, and pooled training, gains on the first one over the seeds that both have."""
-    base = {outcome.seed: outcome for outcome in outcomes if outcome.label == outcomes[0].label}
-    others = dict.fromkeys(outcome.label for outcome in outcomes if outcome.label != outcomes[0].label)
+    first, *others = dict.fromkeys(outcome.label for outcome in outcomes)
+    base = {outcome.seed: outcome for outcome in outcomes if outcome.label == first}
     found = []
     for label in others:
         pairs = [(o, base[o.seed]) for o in outcomes if o.label == label and o.seed in base]

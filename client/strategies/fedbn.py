@@ -12,13 +12,13 @@ from torch import Tensor
 
 from client.strategies.rule import LocalRule
 from segformer3d.model import SegFormer3D
-from segformer3d.norms import KEPT_AS, norms_of, put_norms
+from segformer3d.norms import KEPT_AS, norms_in, norms_of, put_norms
 
 
 def put_own_norms(rule: LocalRule, model: SegFormer3D, memory: Mapping[str, Tensor]) -> None:
     """The site's own norms instead of those of the global model, if the rule says so and the site has any."""
     if rule.local_norms:
-        put_norms(model, {n.removeprefix(KEPT_AS): v for n, v in memory.items() if n.startswith(KEPT_AS)})
+        put_norms(model, norms_in(memory))
 
 
 def own_norms(model: SegFormer3D) -> dict[str, Tensor]:
