@@ -1,13 +1,17 @@
 """Hosts and ports as people write them: `fed.example.org:8443`, `10.0.0.7:8443`, `[2001:db8::7]:8443`."""
 
 import ipaddress
+import random
 import re
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 
 from segformer3d.errors import ConfigurationError
 
 LOOPBACK = "127.0.0.1"
+LOWEST, FIRST_DEALT, TRIES = 20000, 32768, 100  # ports: below are well-known services; Linux's own default; how many
+_DEALT = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?")
 _WRITTEN = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]:]+)):(?P<port>\d{1,5})")
@@ -65,8 +69,32 @@ def is_ip(host: str) -> bool:
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on at this moment."""
+    """A port of the loopback interface that nobody listens on at this moment, and that stays free.
+
+    It is one that the system deals to no outgoing connection: such a connection may last for days, and a service that
+    is started again could not have its port back. Where the system deals out all, it is any that is free.
+    """
+    for port in random.SystemRandom().sample(_never_dealt(), k=min(TRIES, len(_never_dealt()))):
+        if _is_free(port):
+            return port
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-    return port
+        any_free: int = probe.getsockname()[1]
+    return any_free
+
+
+def _never_dealt() -> range:
+    try:
+        first = int(_DEALT.read_text().split()[0])
+    except (OSError, ValueError, IndexError):  # not Linux, or a container that hides it
+        first = FIRST_DEALT
+    return range(LOWEST, first)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,37 @@
+"""A port for a service of this machine: free, and never one that an outgoing connection could sit on."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from segformer3d import addresses
+from segformer3d.addresses import LOOPBACK, free_port
+
+
+def test_a_port_can_be_listened_on_and_is_none_that_outgoing_connections_get() -> None:
+    port = free_port()
+    with socket.create_server((LOOPBACK, port)), socket.create_connection((LOOPBACK, port)) as outgoing:
+        dealt = Path("/proc/sys/net/ipv4/ip_local_port_range")
+        first = int(dealt.read_text().split()[0]) if dealt.exists() else outgoing.getsockname()[1]
+        assert port < first <= outgoing.getsockname()[1]
+
+
+def test_a_port_that_is_taken_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = free_port()
+    monkeypatch.setattr(addresses, "_never_dealt", lambda: range(taken, taken + 2))
+    with socket.create_server((LOOPBACK, taken)):
+        assert {free_port() for _ in range(10)} == {taken + 1}
+
+
+@pytest.mark.parametrize("text", ["1024\t65535\n", "", "none"])
+def test_where_the_system_deals_out_all_or_does_not_say_there_is_a_port_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str
+) -> None:
+    told = tmp_path / "range"
+    told.write_text(text)
+    monkeypatch.setattr(addresses, "_DEALT", told)
+    with socket.create_server((LOOPBACK, free_port())):
+        pass
+    monkeypatch.setattr(addresses, "_DEALT", tmp_path / "missing")
+    assert addresses._never_dealt() == range(addresses.LOWEST, addresses.FIRST_DEALT)
