@@ -20,12 +20,13 @@ from flwr.app import ArrayRecord, ConfigRecord, MessageType, MetricRecord, Recor
 from client.envelope import ABOUT, CONFIG, about_of, config_of, read_about, read_config, text_of
 from client.exchange.parcel import OpenModel, OpenUpdate, is_packed, plain_model, record_of_payload
 from client.exchange.settings import EXCHANGES, PLAIN, Exchange, named_exchange
+from client.exchange.variates import open_control, pack_control
 from client.names import DIGEST
 from client.privacy.promise import Promise
 from client.privacy.settings import PrivacySettings
 from client.records import read_fields, read_json, record_of
 from client.strategies.rule import LocalRule
-from client.weights import Weights, check_layout, decode_weights, encode_weights, is_buffer, parameter_norm
+from client.weights import Weights, check_layout, decode_weights, encode_weights, parameter_norm, parameters_of
 from segformer3d.errors import ReplyError
 from segformer3d.settings import TrainingSettings
 from segformer3d.tasks import Task, task_from_json
@@ -150,7 +151,8 @@ class TrainRequest:
         """The message's content, with this payload in the place of plain weights."""
         texts = {name: text_of(getattr(self, name)) for name in ("task", "training", "privacy", "rule")}
         config = config_of(self.run, exchange=self.exchange.name, **texts, **_numbers(self, _ASKED))
-        return RecordDict({ARRAYS: _arrays(self.weights, payload), **_control(self.control), CONFIG: config})
+        packed = None if self.control is None else pack_control(self.control, self.exchange)[1]
+        return RecordDict({ARRAYS: _arrays(self.weights, payload), **_control(self.control, packed), CONFIG: config})
 
     @classmethod
     def decode(cls, records: RecordDict, open_model: OpenModel = plain_model) -> "TrainRequest":
@@ -172,7 +174,9 @@ class TrainRequest:
         if values["exchange"].plain == is_packed(arrays):
             raise ReplyError("the model does not travel as the run's exchange says")
         weights = open_model(values["run"], values["task"], arrays)
-        return cls(**values, weights=weights, control=_read_control(records, values["rule"], weights))
+        return cls(
+            **values, weights=weights, control=_read_control(records, values["rule"], values["exchange"], weights)
+        )
 
 
 def counting(request: RecordDict, counted: int) -> RecordDict:
@@ -193,6 +197,7 @@ class TrainReply:
         promise: in a private run, with what was spent so far; `training.cases` is the public number of patients then.
         control: of SCAFFOLD, how the site's control variate has changed, by parameter; None without.
         payload: at the site, the update as it travels; None where it travels as it is.
+        packed_control: of `control`, likewise.
     """
 
     site: str
@@ -204,6 +209,7 @@ class TrainReply:
     promise: Promise | None = None
     control: Weights | None = None
     payload: bytes | None = None
+    packed_control: bytes | None = None
 
     @cached_property
     def update_norm(self) -> float:
@@ -216,11 +222,13 @@ class TrainReply:
             self.validation, _VALIDATION, "validation_"
         )
         about = about_of(self.site, self.run, self.round, self.promise)
-        arrays = {ARRAYS: _arrays(self.update, self.payload), **_control(self.control)}
+        arrays = {ARRAYS: _arrays(self.update, self.payload), **_control(self.control, self.packed_control)}
         return RecordDict({**arrays, METRICS: MetricRecord(numbers), ABOUT: about})
 
     @classmethod
-    def decode(cls, records: RecordDict, open_update: OpenUpdate = decode_weights) -> "TrainReply":
+    def decode(
+        cls, records: RecordDict, open_update: OpenUpdate = decode_weights, open_control: OpenUpdate = decode_weights
+    ) -> "TrainReply":
         """Read a reply; whether its numbers make sense is for the server to say.
 
         Raises:
@@ -231,7 +239,7 @@ class TrainReply:
         numbers = _read_metrics(records, _prefixed("training_", _TRAINING) | _prefixed("validation_", _VALIDATION))
         training = TrainingReport(**{name: numbers[f"training_{name}"] for name in _TRAINING})
         update, validation = open_update(record_of(records, ARRAYS, ArrayRecord)), _validation(numbers)
-        control = decode_weights(record_of(records, CONTROL, ArrayRecord)) if CONTROL in records else None
+        control = open_control(record_of(records, CONTROL, ArrayRecord)) if CONTROL in records else None
         return cls(site, run, round_number, update, training, validation, promise, control)
 
 
@@ -289,8 +297,8 @@ class EvaluateReply:
         return cls(site, run, round_number, _validation(_read_metrics(records, _prefixed("validation_", _VALIDATION))))
 
 
-def _control(weights: Weights | None) -> dict[str, ArrayRecord]:
-    return {} if weights is None else {CONTROL: encode_weights(weights)}
+def _control(control: Weights | None, payload: bytes | None) -> dict[str, ArrayRecord]:
+    return {} if control is None else {CONTROL: _arrays(control, payload)}
 
 
 def _has_control(records: RecordDict) -> set[str]:
@@ -298,13 +306,14 @@ def _has_control(records: RecordDict) -> set[str]:
     return {CONTROL} & set(records)
 
 
-def _read_control(records: RecordDict, rule: LocalRule, model: Weights) -> Weights | None:
+def _read_control(records: RecordDict, rule: LocalRule, exchange: Exchange, model: Weights) -> Weights | None:
     if rule.control != (CONTROL in records):
         raise ReplyError("the message and its strategy disagree about control variates")
     if not rule.control:
         return None
-    control = decode_weights(record_of(records, CONTROL, ArrayRecord))
-    check_layout(control, {name: value for name, value in model.items() if not is_buffer(name)})
+    parameters = parameters_of(model)
+    control = open_control(record_of(records, CONTROL, ArrayRecord), exchange, parameters)
+    check_layout(control, parameters)
     return control
 
 

@@ -2,7 +2,7 @@
 
 import re
 
-CONTRACT_VERSION = 5  # of the messages, see `client.contract`
+CONTRACT_VERSION = 6  # of the messages, see `client.contract`
 CONTRACT_HEADER = "segfed-contract"  # a site knows by it that it has found a gate, and of which version
 # Names travel, and become folders at both ends.
 SITE_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")

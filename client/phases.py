@@ -10,6 +10,8 @@ import torch
 
 from client.contract import EvaluateReply, EvaluateRequest, PrepareReply, PrepareRequest, TrainReply, TrainRequest
 from client.exchange.at_site import held_at, send_update
+from client.exchange.settings import Exchange
+from client.exchange.variates import pack_control
 from client.limits import check_cohort, check_privacy, check_task, check_work
 from client.privacy.phases import prepare_private, train_private_site
 from client.round_files import OPTIMIZER, RoundFiles
@@ -17,7 +19,7 @@ from client.site import SiteSettings
 from client.site_log import write_log
 from client.strategies.ditto import train_personal
 from client.strategies.fedbn import put_own_norms
-from client.strategies.local import begin_round, recall, remember
+from client.strategies.local import LocalRound, begin_round, recall, remember
 from client.weights import Weights, load_weights, update_of
 from segformer3d.allocator import keep_freed_memory
 from segformer3d.config import ModelConfig
@@ -97,15 +99,15 @@ def train_site(site: SiteSettings, request: TrainRequest, question: str) -> Trai
         adjust=local.adjust,
     )
     moments.forget_old()
-    remember(local, folder, request.round)
+    control, packed = _send_control(local, request.exchange)
+    remember(local, folder, request.round, control)
     if request.rule.personal:
         train_personal(request, data, part, folder, device=device, workers=site.workers)
     write_log(site.work, f"run {request.run}: round {request.round} of {request.rounds} done, loss {training.loss:.4f}")
     update, payload = send_update(folder, part, request.exchange, request.weights, update_of(model, request.weights))
-    control = local.control_change()
     _put_by(model)
     who = (site.name, request.run, request.round)
-    return TrainReply(*who, update, training, validation, control=control, payload=payload)
+    return TrainReply(*who, update, training, validation, control=control, payload=payload, packed_control=packed)
 
 
 def evaluate_site(site: SiteSettings, request: EvaluateRequest) -> EvaluateReply:
@@ -121,6 +123,12 @@ def evaluate_site(site: SiteSettings, request: EvaluateRequest) -> EvaluateReply
     _put_by(model)
     write_log(site.work, f"run {request.run}: measured the model of round {request.round}")
     return EvaluateReply(site.name, request.run, request.round, validation)
+
+
+def _send_control(local: LocalRound, exchange: Exchange) -> tuple[Weights | None, bytes | None]:
+    """How SCAFFOLD's control variate has changed, as the server will see it, and its payload."""
+    change = local.control_change()
+    return (None, None) if change is None else pack_control(change, exchange)
 
 
 def _set_up(

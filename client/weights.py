@@ -33,6 +33,11 @@ _LONGEST_HEADER = 2**20  # bytes; 200 for each of the model's tensors are 50 kB
 _MOST_AXES = 8
 
 
+def parameters_of(weights: Weights) -> Weights:
+    """Weights without what a batch norm remembers."""
+    return {name: value for name, value in weights.items() if not is_buffer(name)}
+
+
 def is_buffer(name: str) -> bool:
     """Whether a state dict entry is a batch norm's memory rather than a parameter."""
     return name.endswith((MEAN, VARIANCE, COUNTER))
@@ -40,7 +45,7 @@ def is_buffer(name: str) -> bool:
 
 def parameter_norm(weights: Weights) -> float:
     """Euclidean norm of the parameters, or of their update; buffers are left out."""
-    names = sorted(name for name in weights if not is_buffer(name))
+    names = sorted(parameters_of(weights))
     flat = (weights[name].ravel() for name in names)
     return math.sqrt(math.fsum(float(np.einsum("i,i->", x, x, dtype=np.float64)) for x in flat))
 

@@ -3,12 +3,14 @@
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 from flwr.app import ArrayRecord, Error, RecordDict
 
 from client.contract import PREPARE, TRAIN, EvaluateReply, EvaluateRequest, PrepareReply, TrainReply, TrainRequest
 from client.exchange.parcel import open_update
+from client.exchange.variates import open_control
 from client.failures import read_error
 from client.weights import Weights, decode_weights
 from segformer3d.errors import ReplyError
@@ -76,7 +78,8 @@ def read_train(
         codec = request.exchange.up
         return decode_weights(arrays) if codec is None else open_update(arrays, codec, digest, request.weights)
 
-    reply = TrainReply.decode(records, open_it)
+    variates = partial(open_control, exchange=request.exchange, parameters=request.control or {})
+    reply = TrainReply.decode(records, open_it, variates)
     check_train(reply, ready, request, longest())
     return reply
 

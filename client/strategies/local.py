@@ -42,11 +42,12 @@ class LocalRound:
         """SCAFFOLD's c_i' - c_i, by parameter."""
         return None if self.control is None else {n: v.numpy() for n, v in self.control.change().items()}
 
-    def memory(self) -> dict[str, Tensor]:
-        """What the site must remember after the round."""
+    def memory(self, arrived: Weights | None) -> dict[str, Tensor]:
+        """What the site must remember after the round; `arrived` is `control_change()` as the server will see it."""
         kept: dict[str, Tensor] = {}
-        if self.control is not None:
-            kept |= {_CONTROL + name: value for name, value in self.control.renewed().items()}
+        if self.control is not None and arrived is not None:
+            control = self.control.kept({name: torch.tensor(value) for name, value in arrived.items()})
+            kept |= {_CONTROL + name: value for name, value in control.items()}
         if self.dynamic is not None:
             kept |= {_DYNAMIC + name: value for name, value in self.dynamic.renewed().items()}
         if self.rule.local_norms:
@@ -117,13 +118,13 @@ def recall(rule: LocalRule, folder: Path, round_number: int) -> Mapping[str, Ten
         ) from error
 
 
-def remember(local: LocalRound, folder: Path, round_number: int) -> None:
-    """Write what the site must remember, whole or not at all.
+def remember(local: LocalRound, folder: Path, round_number: int, arrived: Weights | None) -> None:
+    """Write what the site must remember (see `LocalRound.memory`), whole or not at all.
 
     Raises:
         StorageError: it cannot be written.
     """
-    kept = local.memory()
+    kept = local.memory(arrived)
     if kept:
         files = memory_files(folder)
         arrays = {name: value.numpy() for name, value in kept.items()}

@@ -5,7 +5,7 @@ gradient g becomes g - c_i + c. The paper's second way to renew c_i, c_i - c + (
 descent, the mean of the round's gradients; that mean means the same under AdamW and a falling learning rate, so it is
 what is taken here:
 
-    c_i' = mean of g over the round's steps          sent: c_i' - c_i          kept at the site: c_i'
+    c_i' = mean of g over the round's steps       sent: c_i' - c_i       kept at the site: c_i + what arrived of it
 """
 
 from collections.abc import Mapping
@@ -40,10 +40,11 @@ class Control:
                 self._sums[name].add_(parameter.grad)
                 parameter.grad.add_(self._shift[name])
 
-    def renewed(self) -> dict[str, Tensor]:
-        """c_i': the mean of the gradients that were noted."""
-        return {name: (total / max(1, self._steps)).cpu() for name, total in self._sums.items()}
-
     def change(self) -> dict[str, Tensor]:
-        """c_i' - c_i, which travels."""
-        return {name: value - self._own[name] for name, value in self.renewed().items()}
+        """c_i' - c_i, with c_i' the mean of the gradients that were noted."""
+        means = {name: (total / max(1, self._steps)).cpu() for name, total in self._sums.items()}
+        return {name: mean - self._own[name] for name, mean in means.items()}
+
+    def kept(self, arrived: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the site goes on from: c_i and its change as the server will see it."""
+        return {name: own + arrived[name] for name, own in self._own.items()}

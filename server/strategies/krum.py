@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from client.weights import Weights, is_buffer
+from client.weights import Weights, parameters_of
 
 
 def chosen_sites(updates: Mapping[str, Weights], hostile: int) -> Sequence[str]:
@@ -26,7 +26,7 @@ def chosen_sites(updates: Mapping[str, Weights], hostile: int) -> Sequence[str]:
 def squared_distances(updates: Sequence[Weights]) -> NDArray[np.float64]:
     """Between the parameters of every two updates, (N, N)."""
     found = np.zeros((len(updates), len(updates)))
-    names = sorted(name for name in updates[0] if not is_buffer(name))
+    names = sorted(parameters_of(updates[0]))
     for i in range(len(updates)):
         for j in range(i):
             differences = ((updates[i][name].ravel() - updates[j][name].ravel()) for name in names)

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client.weights import Weights, is_buffer
+from client.weights import Weights, parameters_of
 
 
 def first_control(weights: Weights) -> Weights:
     """Zeros for every parameter."""
-    return {name: np.zeros_like(value) for name, value in weights.items() if not is_buffer(name)}
+    return {name: np.zeros_like(value) for name, value in parameters_of(weights).items()}
 
 
 def renewed_control(control: Weights, changes: Sequence[Weights], answered: float) -> Weights:

@@ -24,7 +24,7 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.contract import ARRAYS, TRAIN, TrainReply
+from client.contract import ARRAYS, CONTROL, TRAIN, TrainReply
 from client.envelope import CONFIG
 from client.exchange.parcel import pack_update, read_parcel
 from client.exchange.settings import named_exchange
@@ -57,16 +57,19 @@ class HostileClientApp(ClientApp):
         self._attacks = attacks
 
     def __call__(self, message: Message, context: Context) -> Message:
-        """The honest reply, or what is made of it."""
+        """The honest reply, or what is made of it; SCAFFOLD's control variates stay as they are."""
         reply = self._honest(message, context)
         attack = self._attacks.get(int(context.node_config["partition-id"]))
         if attack is None or message.metadata.message_type != TRAIN or ARRAYS not in reply.content:
             return reply
-        return Message(_falsified_reply(attack, message.content, reply.content), reply_to=message)
+        variates = {name: record for name, record in reply.content.items() if name == CONTROL}
+        honest = RecordDict({name: record for name, record in reply.content.items() if name != CONTROL})
+        falsified = _falsified_reply(attack, message.content, honest)
+        return Message(RecordDict({**falsified, **variates}), reply_to=message)
 
 
 def _falsified_reply(attack: str, request: RecordDict, reply: RecordDict) -> RecordDict:
-    """The reply with another update, which travels as the run's exchange says; SCAFFOLD's control variates stay."""
+    """The reply with another update, which travels as the run's exchange says."""
     asked = record_of(request, CONFIG, ConfigRecord)
     seed, codec = int(asked["seed"]), named_exchange(str(asked["exchange"])).up  # type: ignore[arg-type]
     if codec is None:

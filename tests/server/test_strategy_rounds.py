@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from flwr.app import Error, Message, RecordDict
+from flwr.app import ConfigRecord, Error, Message, RecordDict
 from safetensors.numpy import load_file
 
 from client import phases
@@ -74,6 +74,12 @@ def kept_at(site: Path, round_number: int) -> dict[str, Weights]:
     }
 
 
+def asked_round(message: Message) -> int:
+    config = message.content["config"]
+    assert isinstance(config, ConfigRecord)
+    return int(config["round"])  # type: ignore[arg-type]
+
+
 REMEMBERING = {"fedavgm", "fedadam", "scaffold", "fedbn", "feddyn", "ditto", "averaged"}
 
 
@@ -92,7 +98,7 @@ def test_a_stopped_run_ends_in_the_same_bits(tmp_path: Path, name: str) -> None:
     def breaking(message: Message) -> Message:
         answer = sites[1](message)
         assert isinstance(answer, Message)
-        third = message.metadata.message_type == TRAIN and TrainRequest.decode(message.content).round == 3
+        third = message.metadata.message_type == TRAIN and asked_round(message) == 3
         return Message(Error(1, "the disk broke"), reply_to=message) if third else answer
 
     grid.sites[1] = breaking
@@ -217,15 +223,30 @@ def test_control_variates_travel_both_ways_and_are_checked(tmp_path: Path) -> No
     assert one.sites[0].bytes_up > 1.9 * len(b"".join(v.tobytes() for v in tiny_weights().values()))
 
 
-@pytest.mark.parametrize("name", ["scaffold", "feddyn"])
-def test_what_the_server_remembers_is_the_mean_of_what_sites_do(tmp_path: Path, name: str) -> None:
+def test_control_variates_travel_as_the_exchange_says(tmp_path: Path) -> None:
+    """Lossy exchanges shrink them too, both ways."""
+    sizes = {}
+    for exchange in ("fp32", "fp16", "compact"):
+        settings = tiny_settings(strategy=named_strategy("scaffold"), exchange=exchange, rounds=2, minimum_sites=2)
+        events = federate(TinyGrid(sites_in(tmp_path / exchange, 2)), tmp_path / f"run-{exchange}", settings)
+        last = next(event.record for event in reversed(events) if isinstance(event, RoundFinished))
+        assert not last.set_aside
+        sizes[exchange] = [(site.bytes_up, site.bytes_down) for site in last.sites]
+    assert len(sizes["fp32"]) == 2
+    for one, other, most in (("fp16", "fp32", 0.6), ("compact", "fp16", 0.7)):
+        for small, large in zip(np.ravel(sizes[one]), np.ravel(sizes[other]), strict=True):
+            assert small < most * large, sizes
+
+
+@pytest.mark.parametrize(("name", "exchange"), [("scaffold", "fp32"), ("scaffold", "compact"), ("feddyn", "fp32")])
+def test_what_the_server_remembers_is_the_mean_of_what_sites_do(tmp_path: Path, name: str, exchange: str) -> None:
     """Also when a trained reply was lost (site-3 in round 2) and a site was away for a round (site-2 in round 3)."""
     sites = sites_in(tmp_path / "sites", 3)
     grid = TinyGrid(sites)
 
     def first(message: Message) -> Message:
         if message.metadata.message_type == TRAIN:
-            grid.offline = {2} if TrainRequest.decode(message.content).round == 2 else set()
+            grid.offline = {2} if asked_round(message) == 2 else set()
         answer = sites[1](message)
         assert isinstance(answer, Message)
         return answer
@@ -233,11 +254,11 @@ def test_what_the_server_remembers_is_the_mean_of_what_sites_do(tmp_path: Path, 
     def losing(message: Message) -> Message:
         answer = sites[3](message)
         assert isinstance(answer, Message)
-        lost = message.metadata.message_type == TRAIN and TrainRequest.decode(message.content).round == 2
+        lost = message.metadata.message_type == TRAIN and asked_round(message) == 2
         return Message(Error(1, "lost on its way"), reply_to=message) if lost else answer
 
     grid.sites |= {1: first, 3: losing}
-    settings = tiny_settings(strategy=named_strategy(name), rounds=4)
+    settings = tiny_settings(strategy=named_strategy(name), exchange=exchange, rounds=4)
     events = federate(grid, tmp_path / "run", settings)
     took_part = [[site.site for site in e.record.sites] for e in events if isinstance(e, RoundFinished)]
     all_three = ["site-1", "site-2", "site-3"]
