@@ -33,7 +33,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REASONS: tuple[tuple[tuple[type[Exception], ...], str, str], ...] = (
     ((HeldOutError,), "its data hold held-out cases of the published protocol", "leave them out at the site"),
     ((DataError,), "no usable case", SEE_LOG),
-    ((CheckpointError,), "its optimizer state is damaged", "remove the run's folder at the site, or " + SEE_LOG),
+    ((CheckpointError,), "a file that it keeps for this run is damaged", SEE_LOG + ", which names it"),
     ((ConfigurationError,), "its settings do not fit this run", SEE_LOG),
     ((AuditError,), "its audit trail is damaged", SEE_LOG),
     ((LedgerError,), "its privacy ledger is in use, damaged or of other patients", SEE_LOG),

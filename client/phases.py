@@ -99,12 +99,12 @@ def train_site(site: SiteSettings, request: TrainRequest, question: str) -> Trai
         adjust=local.adjust,
     )
     moments.forget_old()
+    update, payload = send_update(folder, part, request.exchange, request.weights, update_of(model, request.weights))
     control, packed = _send_control(local, request.exchange)
-    remember(local, folder, request.round, control)
+    remember(local.memory(update, control), folder, request.round)
     if request.rule.personal:
         train_personal(request, data, part, folder, device=device, workers=site.workers)
     write_log(site.work, f"run {request.run}: round {request.round} of {request.rounds} done, loss {training.loss:.4f}")
-    update, payload = send_update(folder, part, request.exchange, request.weights, update_of(model, request.weights))
     _put_by(model)
     who = (site.name, request.run, request.round)
     return TrainReply(*who, update, training, validation, control=control, payload=payload, packed_control=packed)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from segformer3d.files import storage_errors
 
-KEPT = 2
+KEPT = 3  # while sites are in a round, the server holds the states of the two before, and may have to resume the older
 OPTIMIZER = "optimizer"
 
 
@@ -45,7 +45,7 @@ class RoundFiles:
         return files[min(files)] if len(files) >= KEPT else None
 
     def forget_old(self) -> None:
-        """Keep the newest two.
+        """Keep the newest three.
 
         Raises:
             StorageError: an old one cannot be removed.

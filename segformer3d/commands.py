@@ -196,7 +196,10 @@ def evaluate_and_print(
     network, chosen = loaded.network, loaded.task
     measure = choose_protocol(chosen.name, protocol)
     _say_whose_norms(console, model, loaded)
-    rival = None if against is None else _rival(console, against, task)
+    other = None if against is None else load_rival(Path(against), task)
+    rival = None if other is None else Rival(str(against), other.network, other.task)
+    if rival is not None and other is not None:
+        _say_whose_norms(console, rival.name, other)
     measured = find_cases(Path(data))
     if cases == "published":
         measured = published_cases(Path(data), measured, chosen.name)
@@ -229,15 +232,10 @@ def evaluate_and_print(
         cases=cases,
         strata=strata,
         norms=loaded.norms,
+        against_norms=None if other is None else other.norms,
     )
     page = write_evaluation_report(result, chosen, about, Path(out))
     console.print(f"Tables and figures are in {out}; the report is {page}", soft_wrap=True)
-
-
-def _rival(console: Console, path: str, task: str | None) -> Rival:
-    loaded = load_rival(Path(path), task)
-    _say_whose_norms(console, path, loaded)
-    return Rival(path, loaded.network, loaded.task)
 
 
 def _say_whose_norms(console: Console, path: str, loaded: Loaded) -> None:

@@ -1,7 +1,8 @@
 """Normalisation layers, and whose a model has: under FedBN each site keeps its own (see `client.strategies.fedbn`).
 
 Such a model's file holds the mean of the sites' norms, with which nobody has trained or measured. So whoever uses it
-says which are wanted: a site's own, from what the site remembers of the run, or the mean.
+says which are wanted: a site's own, from what the site remembers of the run, or the mean. Training that begins with
+such a model (`--start`) begins with the mean, as any first weights will do.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from segformer3d.errors import CheckpointError, ConfigurationError
 MEAN = "mean"
 KEPT_AS = "norms:"  # before the names of a site's norms in the file of what it remembers
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
-_WHERE = "work/RUN/memory-NNNN.safetensors in the site's folder"
+_WHERE = "RUN/memory-NNNN.safetensors in the site's work folder"
 
 
 def norm_names(model: nn.Module) -> frozenset[str]:

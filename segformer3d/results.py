@@ -30,8 +30,14 @@ class CaseResult:
 
     @property
     def mean_dice(self) -> float:
-        """The mean Dice over the structures."""
+        """The mean Dice over the structures; NaN where the case's labels do not tell them all."""
         return math.fsum(score.dice for score in self.scores) / len(self.scores)
+
+    @property
+    def dice_of_told(self) -> float:
+        """The mean Dice over the structures that the case's labels tell; NaN where they tell none."""
+        told = [score.dice for score in self.scores if not math.isnan(score.dice)]
+        return math.fsum(told) / len(told) if told else math.nan
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from server.strategies.krum import chosen_sites
 from server.strategies.norm_bound import bounded_coefficients
 from server.strategies.nova import nova_coefficients
 from server.strategies.optimizers import take_step
-from server.strategies.scaffold import first_control, renewed_control
+from server.strategies.scaffold import first_sum, mean_control, renewed_sum
 from server.strategies.shares import Shares, shares_of
 from server.strategies.strategy import Strategy
 from server.strategies.trimmed import coordinate_median, trimmed_mean
@@ -77,18 +77,25 @@ class _Round:
         updates: by site, of those that count.
         shares: of these sites, for what is pooled.
         coefficients: what each update of a parameter is multiplied by in their sum.
-        answered: the share of all sites that answered.
+        answered: how many sites answered.
+        sites: how many the run has.
     """
 
     updates: Mapping[str, Weights]
     shares: Shares
     coefficients: Mapping[str, float]
-    answered: float
+    answered: int
+    sites: int
 
 
 def init(weights: Weights, strategy: Strategy = PLAIN) -> AggregationState:
     """The state before the first round."""
-    return AggregationState(weights, {CONTROL: first_control(weights)} if strategy.rule.control else {})
+    return AggregationState(weights, {CONTROL: first_sum(weights)} if strategy.rule.control else {})
+
+
+def common_control(state: AggregationState, sites: int) -> Weights | None:
+    """SCAFFOLD's c, what so many sites have told of their control variates; None without."""
+    return mean_control(state.memory[CONTROL], sites) if CONTROL in state.memory else None
 
 
 def apply(
@@ -115,7 +122,7 @@ def apply(
             for kind, array in kept.items():
                 memory[kind][name] = array.astype(value.dtype)
     kept_all = {kind: values for kind, values in memory.items() if values}
-    after = AggregationState(weights, {**kept_all, **_others(strategy, state, weights, ordered, counted.answered)})
+    after = AggregationState(weights, {**kept_all, **_others(strategy, state, weights, ordered)})
     said = {site: counted.shares.get(site, 0.0) for site in shares}
     return after, _diagnose(state.weights, weights, ordered, said)
 
@@ -136,7 +143,7 @@ def _counted(strategy: Strategy, ordered: Sequence[TrainReply], shares: Shares, 
         coefficients = nova_coefficients(shares, {reply.site: reply.training.steps for reply in ordered})
     elif strategy.centre == "norm-bound":
         coefficients = bounded_coefficients(shares, {reply.site: reply.update_norm for reply in ordered})
-    return _Round(updates, shares, coefficients, min(1.0, len(ordered) / (sites or len(ordered))))
+    return _Round(updates, shares, coefficients, len(ordered), max(sites or 0, len(ordered)))
 
 
 def _parameter(
@@ -147,7 +154,7 @@ def _parameter(
     kept: Mapping[str, Doubles]
     if strategy.rule.dynamic:
         before = memory[DYNAMIC][name].astype(np.float64) if DYNAMIC in memory else None
-        change, renewed = dynamic_step(change, before, strategy.rule.dynamic, counted.answered)
+        change, renewed = dynamic_step(change, before, strategy.rule.dynamic, counted.answered, counted.sites)
         kept = {DYNAMIC: renewed}
     else:
         own = {kind: memory[kind][name].astype(np.float64) for kind in _STEP if kind in memory}
@@ -181,13 +188,13 @@ def _buffer(name: str, value: NDArray[Any], counted: _Round, strategy: Strategy)
 
 
 def _others(
-    strategy: Strategy, state: AggregationState, weights: Weights, ordered: Sequence[TrainReply], answered: float
+    strategy: Strategy, state: AggregationState, weights: Weights, ordered: Sequence[TrainReply]
 ) -> dict[str, Weights]:
     """What is remembered of the model as a whole."""
     kept: dict[str, Weights] = {}
     if strategy.rule.control:
         changes = [reply.control for reply in ordered if reply.control is not None]
-        kept[CONTROL] = renewed_control(state.memory[CONTROL], changes, answered)
+        kept[CONTROL] = renewed_sum(state.memory[CONTROL], changes)
     if strategy.average:
         kept[AVERAGE] = running_average(state.memory.get(AVERAGE), weights, strategy.average)
     return kept

@@ -12,14 +12,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segformer3d.checkpoint import save_weights
+from segformer3d.checkpoint import read_notes, save_weights
 from segformer3d.errors import ConfigurationError
 from segformer3d.files import storage_errors, write_text
 from segformer3d.norms import MEAN
 from segformer3d.terminal import make_console
+from server.aggregation import final_weights
 from server.coordinator import open_coordinator
 from server.federation import NORMS_KEPT, FederationSettings, model_notes
-from server.rounds import BEST_FILE, LAST_FILE
+from server.rounds import BEST_FILE, LAST_FILE, aggregation_of
 from server.run_folder import SETTINGS_FILE, newest_state, read_outcome, read_settings
 from server.state import ServerState, read_state
 
@@ -48,18 +49,20 @@ def export_and_print(folder: str, run: str, out: str) -> None:
     settings, newest = read_settings(source), newest_state(source)
     if newest is None:
         raise ConfigurationError(f"{source} holds no state of a run")
-    if target.exists() and any(target.iterdir()):
-        raise ConfigurationError(f"{target} has something in it; choose another folder")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigurationError(f"{target} is no empty folder; choose another, or a new one")
     state = read_state(newest)
     notes = {"run": state.run, "round": state.round, "validation_dice": None, **model_notes(settings)}
-    save_weights(target / LAST_FILE, state.weights, settings.task.model, settings.task, notes)
+    last = final_weights(aggregation_of(state, settings))
+    save_weights(target / LAST_FILE, last, settings.task.model, settings.task, notes)
     for name in (BEST_FILE, SETTINGS_FILE):
         if (source / name).exists():
             with storage_errors(target / name):
                 shutil.copyfile(source / name, target / name)
     write_text(target / "rounds.csv", rounds_table(state.history, [s.name for s in settings.task.structures]))
-    write_text(target / "README.md", _describe(state, settings, read_outcome(source)))
-    model = target / (BEST_FILE if state.best else LAST_FILE)
+    best = read_notes(target / BEST_FILE) if (target / BEST_FILE).exists() else None
+    write_text(target / "README.md", _describe(state, settings, read_outcome(source), best))
+    model = target / (BEST_FILE if best else LAST_FILE)
     console = make_console()
     console.print(f"run {run}, {state.round} of {settings.rounds} rounds, is in {target}", soft_wrap=True)
     norms = f" --norms {MEAN}" if settings.strategy.rule.local_norms else ""
@@ -84,15 +87,24 @@ def _privacy(state: ServerState) -> str:
 
 
 _OWN_NORMS = (
-    "A site gives them its own with `--norms work/RUN/memory-NNNN.safetensors` of its folder, who has none takes "
+    "A site gives them its own with `--norms RUN/memory-NNNN.safetensors` of its work folder, who has none takes "
     f"`--norms {MEAN}`."
 )
 
 
-def _describe(state: ServerState, settings: FederationSettings, outcome: tuple[bool, str | None]) -> str:
+def _measured(notes: Mapping[str, Any]) -> str:
+    return f"after round {notes['round']}, validation Dice {notes['validation_dice']:.4f}"
+
+
+def _describe(
+    state: ServerState,
+    settings: FederationSettings,
+    outcome: tuple[bool, str | None],
+    best: Mapping[str, Any] | None,
+) -> str:
+    """The README; `best` is what the notes of the best model say."""
     over, reason = outcome
     how = (f"stopped: {reason}" if reason else "complete") if over else "going on"
-    best = f"`{BEST_FILE}`: after round {state.best.round}, validation Dice {state.best.dice:.4f}" if state.best else ""
     sites = sorted({site["site"] for record in state.history for site in record["sites"]})
     lines = [
         f"# {state.run}",
@@ -101,7 +113,7 @@ def _describe(state: ServerState, settings: FederationSettings, outcome: tuple[b
         "",
         *([_privacy(state), ""] if settings.privacy else []),
         *([f"The models' norms are {NORMS_KEPT}. {_OWN_NORMS}\n"] if settings.strategy.rule.local_norms else []),
-        *([f"- {best}"] if best else []),
+        *([f"- `{BEST_FILE}`: {_measured(best)}"] if best else []),
         f"- `{LAST_FILE}`: after round {state.round}",
         "- `rounds.csv`: what each site reported in each round",
         f"- `{SETTINGS_FILE}`: the settings of the run",

@@ -258,8 +258,8 @@ _BUFFER_RANGES: tuple[tuple[str, float, float], ...] = (
 def _check_control(change: Weights | None, request: TrainRequest) -> None:
     """SCAFFOLD's: there when it was asked for, finite, and no longer than gradients that were clipped can make it.
 
-    c_i is no longer than they, so its change is at most twice as long. Where a codec loses up to a third of what it is
-    given, c_i is off by that and comes back in the next change: 2 / (1 - 1/3), and a third on top of what arrives.
+    c_i is no longer than they, so its change is at most twice as long. In a lossy exchange up to a third of it is lost
+    (`client.exchange.variates`), is part of the next one, 2 / (1 - 1/3), and can add a third to what arrives.
     """
     control, longest = request.control, (2 if request.exchange.plain else 4) * request.training.gradient_clip * ROUNDING
     if (change is None) != (control is None):

@@ -22,7 +22,7 @@ from segformer3d.checkpoint import save_weights
 from segformer3d.errors import FederationError
 from segformer3d.files import write_json
 from segformer3d.training import ValidationReport
-from server.aggregation import CONTROL, AggregationState, Diagnostics, apply, final_weights, init
+from server.aggregation import AggregationState, Diagnostics, apply, common_control, final_weights, init
 from server.downlink import Delivery, NextModel, next_model
 from server.exchange import Exchange, Question, Received, read_evaluate, read_train
 from server.federation import FederationSettings, model_notes
@@ -182,10 +182,7 @@ class Federation:
         return [item for item in received if item.reply.site in sites]
 
     def _aggregation(self) -> AggregationState:
-        """The strategy's part of the state."""
-        weights, memory = self._state.weights, self._state.memory
-        kept = {n.removeprefix(_OF_STRATEGY): part for n, part in memory.items() if n.startswith(_OF_STRATEGY)}
-        return AggregationState(weights, kept) if kept else init(weights, self._settings.strategy)
+        return aggregation_of(self._state, self._settings)
 
     def _complete(
         self, record: RoundRecord, averaged: AggregationState, best: Best | None, held: Mapping[str, Weights]
@@ -238,7 +235,7 @@ class Federation:
             model.weights,
             settings.privacy,
             settings.strategy.rule,
-            self._aggregation().memory.get(CONTROL),
+            common_control(self._aggregation(), len(self._everybody(members))),
             named_exchange(settings.exchange),
         )
         longest = cache(partial(longest_update, state.weights))  # not worked out before the sites are at work
@@ -276,6 +273,12 @@ class Federation:
     def _put_aside(self, what: SetAside) -> None:
         self._set_aside.append(what)
         self._emit(SiteSetAside(self._state.round + 1, what))
+
+
+def aggregation_of(state: ServerState, settings: FederationSettings) -> AggregationState:
+    """The strategy's part of a run's state."""
+    kept = {n.removeprefix(_OF_STRATEGY): part for n, part in state.memory.items() if n.startswith(_OF_STRATEGY)}
+    return AggregationState(state.weights, kept) if kept else init(state.weights, settings.strategy)
 
 
 def _site_record(item: Received[TrainReply], diagnostics: Diagnostics) -> SiteRecord:

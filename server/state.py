@@ -25,7 +25,7 @@ from server.run_folder import round_of, state_path, states
 
 FORMAT = "segfed-state-1"
 KEPT = 2
-_DESCRIPTION, _MEMORY = "segfed", "memory:"
+_DESCRIPTION = "segfed"
 _FIELDS: Mapping[str, type] = {"run": str, "round": int, "fingerprint": dict, "history": list}
 
 
@@ -155,20 +155,6 @@ def _read(path: Path) -> tuple[Weights, dict[str, Any]]:
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no server state of segfed; point to the run folder that a run has written")
     return weights, values
-
-
-def _flat(memory: Mapping[str, Weights]) -> Weights:
-    """memory:PART:NAME, which no entry of a model is called."""
-    return {f"{_MEMORY}{part}:{name}": value for part, kept in memory.items() for name, value in kept.items()}
-
-
-def _parts_of(tensors: Weights) -> Mapping[str, Weights]:
-    parts: dict[str, dict[str, Any]] = {}
-    for name, value in tensors.items():
-        if name.startswith(_MEMORY):
-            part, _, own = name.removeprefix(_MEMORY).partition(":")
-            parts.setdefault(part, {})[own] = value
-    return parts
 
 
 def _unreadable(path: Path, reason: str) -> CheckpointError:

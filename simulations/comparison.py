@@ -175,7 +175,7 @@ def _measure_at(
     contest = Contest(task, protocol, partial(forecast_of, model, task, device, None), None)
     results = [case.result for case in measure_cases(contest, cases, None)[0]]
     write_text(out / "sites" / f"{site.name}.csv", case_table(results, names, protocol))
-    return {case.name: case.mean_dice for case in results}
+    return {case.name: case.dice_of_told for case in results}
 
 
 def _data_of(site: Path, told: Mapping[str, Any], task: Task) -> SiteData:

@@ -98,7 +98,7 @@ def gains_of(ways: Mapping[str, Way], seed: int) -> tuple[SiteGains, ...]:
     return tuple(
         SiteGains(
             site,
-            len(own),
+            sum(not math.isnan(dice) for dice in own.values()),
             not_over_read(summarise(own.values(), seed)),
             tuple(_gain(way, scores[site], own, seed) for way, scores in others.items()),
         )

@@ -254,6 +254,7 @@ def readme(task: Task, summary: Mapping[str, Any]) -> str:
         task=task.name,
         privacy=privacy_statement(summary["privacy"]) if private else "",
         more="" if private else _BEST + _CURVES,
+        norms="" if summary["norms"] is None else _NORMS,
         rest=(_COMPARED if summary["compared"] else "") + (_ATTACKED if private else ""),
     )
 
@@ -277,6 +278,8 @@ _BEST = """| `best.safetensors` | the global model that scored best on the sites
 _ATTACKED = """| `privacy.json` | what attacks on promise and model have found; `segfed privacy audit` tries harder |
 """
 
+_NORMS = " with `--norms mean`, or a site's own (see docs/heterogeneity.md)"
+
 _CURVES = """| `curves.png` | training loss and validation Dice of every site, round by round |
 """
 
@@ -291,7 +294,7 @@ _README = """# A federation of {task}
 | `report.html` | the run for people: what the model is worth, what each hospital gained, how it went; names no case |
 | `report.md` | the same as Markdown; its pictures are in `report-pictures/` |
 | `summary.json` | the run in one page: scores on the held-out cases, time, bytes, the final weights' hash |
-| `last.safetensors` | the final global model; use it with `segfed predict` and `segfed evaluate` |
+| `last.safetensors` | the final global model; use it with `segfed predict` and `segfed evaluate`{norms} |
 {more}| `overlay-best.png`, `overlay-median.png`, `overlay-worst.png` | truth and prediction; `-worst-2`, `-3` next |
 | `evaluation/` | every held-out case: `report.html`, `cases.csv`, `set_aside.csv`, `metrics.json`, the overlays |
 | `rounds.jsonl` | one line a round: each site's loss, Dice, cases, seconds, bytes, and what was set aside |

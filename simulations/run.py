@@ -92,14 +92,14 @@ def _play(run: Run) -> Path:
         journal = _federate(console, run)
         evaluation = _measure(console, run)
         compared = compare_run(console, run) if run.settings.compare else None
+        seconds = journal.earlier_seconds + time.perf_counter() - began
+        summary = write_summary(run.folder, run.settings, run.task, journal, evaluation, compared, seconds)
+        if summary["privacy"] is not None:
+            _attack(console, run, summary)
+        page = write_federation_report(run.folder, Finished(run.task, summary, journal, evaluation, compared))
     except KeyboardInterrupt:
         hint = f"nothing that was finished is lost; go on with: segfed simulate --resume {run.folder}"
         raise KeyboardInterrupt(hint) from None
-    seconds = journal.earlier_seconds + time.perf_counter() - began
-    summary = write_summary(run.folder, run.settings, run.task, journal, evaluation, compared, seconds)
-    if summary["privacy"] is not None:
-        _attack(console, run, summary)
-    page = write_federation_report(run.folder, Finished(run.task, summary, journal, evaluation, compared))
     print_table(evaluation, console)
     if compared is not None:
         print_comparison(console, summary, run.task)

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from segformer3d.errors import ConfigurationError, DataError
 from segformer3d.files import write_json
+from segformer3d.report.writing import HTML
 from segformer3d.terminal import make_console
 from server.strategies.strategy import Strategy, named_strategy, strategy_from_json
 from simulations.outcomes import POOLED, Outcome, outcome_of, pooled_outcome
@@ -160,7 +161,7 @@ def _outcomes(console: Console, study: Study, folder: Path) -> Iterator[Outcome]
     for number, (seed, strategy, exchange) in enumerate(combinations, start=1):
         label = study.label(strategy, exchange)
         place = _place(folder, label, seed)
-        if not (place / "summary.json").is_file():
+        if not (place / HTML).is_file():  # a run's last file
             console.rule(f"run {number} of {len(combinations)}: {label}, seed {seed}")
             _play(replace(study.settings, strategy=strategy, exchange=exchange, seed=seed), place)
         yield outcome_of(place, label, seed)

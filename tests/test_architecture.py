@@ -46,6 +46,7 @@ def test_the_server_takes_nothing_from_the_client_but_the_contract():
         "client.strategies.rule",
         "client.exchange.settings",
         "client.exchange.parcel",
+        "client.exchange.variates",
         "client.privacy.settings",
         "client.privacy.promise",
         "client.privacy.release",

@@ -2,7 +2,7 @@
 
 Both lie in the run's folder at the site. `held.safetensors` is the model of the last request: the next one may be its
 change. `residual-0007.safetensors` is e after round 7, what was lost of u + e when it was coded; the next update starts
-from it. The residuals of two rounds are kept, so that a site that is asked again for a round sends the same bytes.
+from it. The residuals of three rounds are kept, so that a site that is asked again for a round sends the same bytes.
 One is dropped where it is not of the round before, or where that round was trained from another model than the one that
 this round's model says it came after: then it belongs to a past that was redone.
 """

@@ -66,6 +66,7 @@ class Exchange:
 
 
 _INT8 = Codec("int8")
+FINE = Codec("int8", step=1 / 8)
 # A Gaussian block costs 1.97 bits a value in steps of 1.1 and loses a tenth of its square; in steps of an eighth, 5.05
 # bits and a thousandth. No other shape of the same mean square costs more. Ternary steps are Lloyd's and Max's.
 _CHOICES = (
@@ -75,7 +76,7 @@ _CHOICES = (
     Exchange("int4", Codec("int4", random=True), _INT8, Codec("int4")),
     Exchange("int2", Codec("int2", step=1.22), _INT8, Codec("int4")),
     Exchange("sparse", Codec(SPARSE, random=True), _INT8, _INT8),
-    Exchange("compact", Codec("int4", step=1.1), _INT8, Codec("int8", step=1 / 8)),
+    Exchange("compact", Codec("int4", step=1.1), _INT8, FINE),
 )
 EXCHANGES: Mapping[str, Exchange] = {exchange.name: exchange for exchange in _CHOICES}
 PLAIN = "fp32"

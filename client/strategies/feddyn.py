@@ -1,8 +1,8 @@
 """FedDyn: each site's loss gets a linear and a quadratic term, so that sites' optima agree with the federation's.
 
 Acar et al., "Federated Learning Based on Dynamic Regularization", ICLR 2021. With h_i zero at first, a site's gradient
-becomes g - h_i + alpha (w - x), x being what it received, and after the round h_i' = h_i - alpha (w - x). The server's
-part is `server.strategies.dynamic`.
+becomes g - h_i + alpha (w - x), x being what it received, and after the round h_i' = h_i - alpha (w - x), with w - x as
+it arrives, so that server and sites remember the same. The server's part is `server.strategies.dynamic`.
 """
 
 from collections.abc import Mapping
@@ -36,7 +36,6 @@ class Dynamic:
             if parameter.grad is not None:
                 parameter.grad.sub_(self._own[name])
 
-    def renewed(self) -> dict[str, Tensor]:
-        """h_i' after the round."""
-        moved = {name: parameter.detach() - self._start[name] for name, parameter in self._parameters.items()}
-        return {name: (self._own[name] - self._alpha * change).cpu() for name, change in moved.items()}
+    def renewed(self, arrived: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """h_i' after a round whose update the server sees as this."""
+        return {name: own.cpu() - self._alpha * arrived[name] for name, own in self._own.items()}

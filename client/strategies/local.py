@@ -42,14 +42,18 @@ class LocalRound:
         """SCAFFOLD's c_i' - c_i, by parameter."""
         return None if self.control is None else {n: v.numpy() for n, v in self.control.change().items()}
 
-    def memory(self, arrived: Weights | None) -> dict[str, Tensor]:
-        """What the site must remember after the round; `arrived` is `control_change()` as the server will see it."""
+    def memory(self, update: Weights, control: Weights | None) -> dict[str, Tensor]:
+        """What the site must remember after the round.
+
+        Args:
+            update: the round's, as the server will see it.
+            control: `control_change()`, likewise.
+        """
         kept: dict[str, Tensor] = {}
-        if self.control is not None and arrived is not None:
-            control = self.control.kept({name: torch.tensor(value) for name, value in arrived.items()})
-            kept |= {_CONTROL + name: value for name, value in control.items()}
+        if self.control is not None and control is not None:
+            kept |= {_CONTROL + name: value for name, value in self.control.kept(_tensors(control)).items()}
         if self.dynamic is not None:
-            kept |= {_DYNAMIC + name: value for name, value in self.dynamic.renewed().items()}
+            kept |= {_DYNAMIC + name: value for name, value in self.dynamic.renewed(_tensors(update)).items()}
         if self.rule.local_norms:
             kept |= own_norms(self.model)
         return kept
@@ -118,18 +122,21 @@ def recall(rule: LocalRule, folder: Path, round_number: int) -> Mapping[str, Ten
         ) from error
 
 
-def remember(local: LocalRound, folder: Path, round_number: int, arrived: Weights | None) -> None:
-    """Write what the site must remember (see `LocalRound.memory`), whole or not at all.
+def remember(kept: Mapping[str, Tensor], folder: Path, round_number: int) -> None:
+    """Write what the site must remember, whole or not at all.
 
     Raises:
         StorageError: it cannot be written.
     """
-    kept = local.memory(arrived)
     if kept:
         files = memory_files(folder)
         arrays = {name: value.numpy() for name, value in kept.items()}
         write_tensors(files.after(round_number), arrays, {}, files.superseded())
         files.forget_old()
+
+
+def _tensors(weights: Weights) -> dict[str, Tensor]:
+    return {name: torch.tensor(value) for name, value in weights.items()}
 
 
 def _part(memory: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

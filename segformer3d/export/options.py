@@ -6,7 +6,9 @@ EXPORT = (
     "Write a model as a MONAI bundle, a PyTorch graph or an ONNX file, checked against the model itself, with a model "
     "card. (segfed server export is another thing: it hands on the files of a run between hospitals.)"
 )
-NORMS = "for models of FedBN: whose norms, the file of a site's own (work/RUN/memory-NNNN.safetensors) or mean"
+NORMS = (
+    "of a FedBN model: whose norms, mean or the file of a site's own (RUN/memory-NNNN.safetensors in its work folder)"
+)
 
 
 def export_options(command: argparse.ArgumentParser) -> None:

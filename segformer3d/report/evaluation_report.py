@@ -57,6 +57,7 @@ class Circumstances:
         cases: which of the folder's cases were asked for (`--cases`).
         strata: the file that told groups of cases (`--strata`), if there was one.
         norms: whose the model's norms are, in words, where sites have kept their own (FedBN).
+        against_norms: those of the second model, likewise.
     """
 
     model: str
@@ -70,6 +71,7 @@ class Circumstances:
     cases: str = "all"
     strata: str | None = None
     norms: str | None = None
+    against_norms: str | None = None
 
     @classmethod
     def now(
@@ -83,13 +85,14 @@ class Circumstances:
         cases: str = "all",
         strata: str | None = None,
         norms: str | None = None,
+        against_norms: str | None = None,
     ) -> "Circumstances":
         """Of an evaluation that was made just now."""
         with model.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         today = f"{datetime.now():%Y-%m-%d}"
         place = (str(model), digest, str(data), device)
-        return cls(*place, mirrored, seed, version("segfed"), today, cases, strata, norms)
+        return cls(*place, mirrored, seed, version("segfed"), today, cases, strata, norms, against_norms)
 
 
 def write_evaluation_report(evaluation: Evaluation, task: Task, about: Circumstances, folder: Path) -> Path:
@@ -231,6 +234,7 @@ def _method(evaluation: Evaluation, task: Task, about: Circumstances) -> Section
         ("model", (Code(about.model),)),
         ("SHA-256 of the file", (Code(about.model_sha256),)),
         *((("norms of the model", about.norms),) if about.norms is not None else ()),
+        *((("norms of the second model", about.against_norms),) if about.against_norms is not None else ()),
         ("data", (Code(about.data),)),
         ("cases", _which_cases(evaluation, about)),
         *((("groups of cases", (Code(about.strata),)),) if about.strata is not None else ()),

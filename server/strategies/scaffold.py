@@ -1,28 +1,30 @@
-"""SCAFFOLD's server: the mean control variate of all sites.
+"""SCAFFOLD's server: the sum of all sites' control variates, of which c is the mean.
 
-Karimireddy et al., ICML 2020: c' = c + |S| / N · mean over S of (c_k' - c_k). The sites' part is
+Karimireddy et al., ICML 2020: c' = c + 1 / N · sum over S of (c_k' - c_k). What is kept is N c, to which nothing
+happens when a site joins or is gone for good: one that has not answered yet has told nought. The sites' part is
 `client.strategies.scaffold`.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from client.weights import Weights, parameters_of
 
 
-def first_control(weights: Weights) -> Weights:
+def first_sum(weights: Weights) -> Weights:
     """Zeros for every parameter."""
     return {name: np.zeros_like(value) for name, value in parameters_of(weights).items()}
 
 
-def renewed_control(control: Weights, changes: Sequence[Weights], answered: float) -> Weights:
-    """C' from what the sites sent, by name of the site; `answered` is the share of all sites, in (0, 1]."""
-    return {name: _renewed(value, [change[name] for change in changes], answered) for name, value in control.items()}
+def renewed_sum(total: Weights, changes: Sequence[Weights]) -> Weights:
+    """The sum after a round, from the changes that sites sent, in the order of their names."""
+    return {
+        name: np.asarray(value + sum(change[name].astype(np.float64) for change in changes), dtype=value.dtype)
+        for name, value in total.items()
+    }
 
 
-def _renewed(value: NDArray[Any], changes: Sequence[NDArray[Any]], answered: float) -> NDArray[Any]:
-    mean = sum(change.astype(np.float64) for change in changes) / len(changes)
-    return np.asarray(value + answered * mean, dtype=value.dtype)
+def mean_control(total: Weights, sites: int) -> Weights:
+    """The mean, c, over so many sites, at least 1."""
+    return {name: np.asarray(value / sites, dtype=value.dtype) for name, value in total.items()}

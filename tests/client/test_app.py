@@ -116,7 +116,7 @@ def test_the_optimizers_moments_go_on_from_round_to_round(site: SiteSettings, tm
     for round_number in (3, 4):
         train(site, round_number)
     kept = sorted(path.name for path in (site.work / RUN).iterdir())
-    assert kept == ["optimizer-0003.safetensors", "optimizer-0004.safetensors"]
+    assert kept == [f"optimizer-000{number}.safetensors" for number in (2, 3, 4)]
 
 
 def test_data_is_read_again_for_a_new_run_and_only_then(site: SiteSettings) -> None:
@@ -183,7 +183,8 @@ def test_a_damaged_optimizer_state_is_named(site: SiteSettings) -> None:
     train(site, 1)
     (site.work / RUN / "optimizer-0001.safetensors").write_bytes(b"damaged")
     text = failure(ask(site, train_message(2)))
-    assert "its optimizer state is damaged; remove the run's folder at the site" in text
+    assert "a file that it keeps for this run is damaged; see the log at the site, which names it" in text
+    assert "optimizer-0001.safetensors" in (site.work / "site.log").read_text()
 
 
 def test_a_round_beyond_the_last_is_refused(site: SiteSettings) -> None:

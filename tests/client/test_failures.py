@@ -32,7 +32,7 @@ def storage_error(number: int) -> StorageError:
         (OSError(SECRET), "a file could not be read or written (unknown); see the log at the site"),
         (
             CheckpointError(SECRET),
-            "its optimizer state is damaged; remove the run's folder at the site, or see the log",
+            "a file that it keeps for this run is damaged; see the log at the site, which names it",
         ),
         (ConfigurationError(SECRET), "its settings do not fit this run; see the log at the site"),
         (MemoryError(SECRET), "not enough memory; choose a smaller patch or batch size, or see the log at the site"),

@@ -9,7 +9,7 @@ from client.round_files import RoundFiles
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for number in (3, 5, 6):
+    for number in (3, 4, 5, 6):
         RoundFiles(tmp_path, "optimizer").after(number).touch()
     (tmp_path / "optimizer-x.safetensors").touch()
     return tmp_path
@@ -29,8 +29,8 @@ def test_the_newest_earlier_state_counts_also_when_rounds_were_missed(folder: Pa
 
 
 def test_a_round_that_is_redone_forgets_its_own_state_and_later_ones(folder: Path) -> None:
-    assert RoundFiles(folder, "optimizer").before(5) == RoundFiles(folder, "optimizer").after(3)
-    assert names(folder) == ["optimizer-0003.safetensors"]
+    assert RoundFiles(folder, "optimizer").before(5) == RoundFiles(folder, "optimizer").after(4)
+    assert names(folder) == ["optimizer-0003.safetensors", "optimizer-0004.safetensors"]
 
 
 def test_a_run_that_begins_again_does_not_lose_its_new_states_to_old_ones(folder: Path) -> None:
@@ -40,14 +40,14 @@ def test_a_run_that_begins_again_does_not_lose_its_new_states_to_old_ones(folder
     assert names(folder) == ["optimizer-0001.safetensors"]
 
 
-def test_two_are_kept(folder: Path) -> None:
+def test_three_are_kept(folder: Path) -> None:
     RoundFiles(folder, "optimizer").forget_old()
-    assert names(folder) == ["optimizer-0005.safetensors", "optimizer-0006.safetensors"]
+    assert names(folder) == [f"optimizer-000{number}.safetensors" for number in (4, 5, 6)]
 
 
-def test_a_state_is_superseded_when_two_are_there_already(tmp_path: Path) -> None:
+def test_a_state_is_superseded_when_three_are_there_already(tmp_path: Path) -> None:
     files = RoundFiles(tmp_path, "optimizer")
-    for number, superseded in ((4, None), (6, files.after(4)), (7, files.after(4))):
+    for number, superseded in ((4, None), (6, None), (7, files.after(4)), (8, files.after(4))):
         files.after(number).touch()
         assert files.superseded() == superseded
 

@@ -74,6 +74,30 @@ def test_a_model_whose_norms_are_no_sites_says_so(
     assert "last.safetensors --norms mean --data DIR" in capsys.readouterr().out.replace("best", "last")
 
 
+@pytest.mark.parametrize("over", [True, False])
+def test_the_last_model_is_the_one_that_the_run_ends_with(coordinator: Coordinator, tmp_path: Path, over: bool) -> None:  # noqa: F811
+    """Where a strategy averages over rounds, that is not the model of the last round."""
+    folder, settings = coordinator.run_folder(RUN), tiny_settings(strategy=named_strategy("averaged"))
+    write_json(folder / SETTINGS_FILE, settings.to_json())
+    federate(TinyGrid({11: TinySite("a"), 12: TinySite("b")}), folder, settings)
+    kept = load(folder / "last.safetensors").state_dict()
+    if not over:
+        (folder / "last.safetensors").unlink()
+    export_and_print(str(coordinator.folder), RUN, str(tmp_path / "out"))
+    handed_on = load(tmp_path / "out" / "last.safetensors").state_dict()
+    assert all((handed_on[name] == value).all() for name, value in kept.items())
+    newest = newest_state(folder)
+    assert newest is not None
+    assert any((kept[name].numpy() != value).any() for name, value in read_state(newest).weights.items())
+
+
+def test_the_best_model_is_the_one_that_the_file_is(coordinator: Coordinator, played: Path, tmp_path: Path) -> None:  # noqa: F811
+    """The final model is measured last, and is the best here: sites' Dice rise from round to round."""
+    export_and_print(str(coordinator.folder), RUN, str(tmp_path / "out"))
+    assert read_notes(tmp_path / "out" / "best.safetensors")["round"] == 3
+    assert "`best.safetensors`: after round 3, validation Dice 0.5300" in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_a_run_that_goes_on_can_be_exported_too(coordinator: Coordinator, played: Path, tmp_path: Path) -> None:  # noqa: F811
     for name in ("best.safetensors", "last.safetensors", "result.json"):
         (played / name).unlink()
@@ -85,8 +109,9 @@ def test_a_run_that_goes_on_can_be_exported_too(coordinator: Coordinator, played
 def test_nothing_is_written_over_and_nothing_is_made_up(coordinator: Coordinator, played: Path, tmp_path: Path) -> None:  # noqa: F811
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "mine").touch()
-    with pytest.raises(ConfigurationError, match="has something in it"):
-        export_and_print(str(coordinator.folder), RUN, str(tmp_path / "kept"))
+    for taken in (tmp_path / "kept", tmp_path / "kept" / "mine"):
+        with pytest.raises(ConfigurationError, match="is no empty folder"):
+            export_and_print(str(coordinator.folder), RUN, str(taken))
     with pytest.raises(ConfigurationError, match="no settings of a run"):
         export_and_print(str(coordinator.folder), "another", str(tmp_path / "out"))
     shutil.rmtree(played)

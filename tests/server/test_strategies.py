@@ -15,7 +15,7 @@ from client.contract import TrainReply
 from client.weights import Weights
 from segformer3d.errors import ConfigurationError
 from segformer3d.training import TrainingReport, ValidationReport
-from server.aggregation import AggregationState, apply, final_weights, init
+from server.aggregation import AggregationState, apply, common_control, final_weights, init
 from server.strategies.krum import chosen_sites
 from server.strategies.nova import nova_coefficients
 from server.strategies.strategy import PRESETS, Strategy, check_private, named_strategy, strategy_from_json
@@ -101,9 +101,9 @@ def test_nova_is_plain_averaging_where_all_take_as_many_steps(cases: dict[str, i
 def test_feddyn_goes_on_until_the_sites_agree() -> None:
     strategy = strategy_from_json({"name": "feddyn", "dynamic": 0.5})
     state = after(strategy, [[A, B]])
-    # Equal shares: Δ = (2, -2). h = -0.5 Δ, the step is Δ - h / 0.5 = 2 Δ.
+    # Equal shares: Δ = (2, -2). h = -0.5 Δ, kept is 2 h, the step is Δ - h / 0.5 = 2 Δ.
     np.testing.assert_array_equal(state.weights["w"], np.array([5.0, -2.0], F4))
-    np.testing.assert_array_equal(state.memory["dynamic"]["w"], np.array([-1.0, 1.0], F4))
+    np.testing.assert_array_equal(state.memory["dynamic"]["w"], np.array([-2.0, 2.0], F4))
     still = reply("a", moved(0.0, 0.0)), reply("b", moved(0.0, 0.0))
     again, _ = apply(state, still, strategy)
     np.testing.assert_array_equal(again.weights["w"], np.array([7.0, -4.0], F4))
@@ -112,17 +112,22 @@ def test_feddyn_goes_on_until_the_sites_agree() -> None:
 def test_an_absent_site_counts_in_feddyns_memory() -> None:
     strategy = strategy_from_json({"name": "feddyn", "dynamic": 0.5})
     state, _ = apply(init(GLOBAL, strategy), [A], strategy, sites=2)
-    np.testing.assert_array_equal(state.memory["dynamic"]["w"], np.array([-1.0, 0.0], F4))
+    # Its update is (4, 0): the sum is -0.5 · (4, 0), h half of it, and the step (4, 0) - h / 0.5 = (6, 0).
+    np.testing.assert_array_equal(state.memory["dynamic"]["w"], np.array([-2.0, 0.0], F4))
+    np.testing.assert_array_equal(state.weights["w"], GLOBAL["w"] + np.array([6.0, 0.0], F4))
 
 
-def test_scaffold_keeps_the_mean_of_all_control_variates() -> None:
+def test_scaffold_sends_the_mean_of_all_control_variates() -> None:
     strategy = named_strategy("scaffold")
     first = reply("a", moved(4.0, 0.0), control={"w": np.array([2.0, 0.0], F4)})
     second = reply("b", moved(0.0, -4.0), control={"w": np.array([0.0, 6.0], F4)})
     np.testing.assert_array_equal(init(GLOBAL, strategy).memory["control"]["w"], np.zeros(2, F4))
     state, _ = apply(init(GLOBAL, strategy), [first, second], strategy, sites=4)
     # Two of four answered: 2/4 · mean((2, 0), (0, 6)) = (0.5, 1.5); equal shares move x by (2, -2).
-    np.testing.assert_array_equal(state.memory["control"]["w"], np.array([0.5, 1.5], F4))
+    for sites, mean in ((4, [0.5, 1.5]), (5, [0.4, 1.2])):  # one more has joined, and told nought
+        control = common_control(state, sites)
+        assert control is not None
+        np.testing.assert_array_equal(control["w"], np.array(mean, F4))
     np.testing.assert_array_equal(state.weights["w"], np.array([3.0, 0.0], F4))
 
 

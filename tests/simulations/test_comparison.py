@@ -1,8 +1,13 @@
 """What rivals of a run are trained on and measured on. Oracle: what a site itself makes of its folder."""
 
+from math import isnan, nan
 from pathlib import Path
 
+import pytest
+
 from segformer3d.dataset import prepare
+from segformer3d.metrics import StructureScore
+from segformer3d.results import CaseResult
 from segformer3d.tasks import Task
 from simulations.comparison import _data_of, _told
 from simulations.run_folder import Run
@@ -11,6 +16,16 @@ from simulations.settings import SimulationSettings
 
 from ..conftest import MakeDataset
 from .scenarios.conftest import blobs
+
+
+def test_a_case_counts_by_what_its_labels_tell() -> None:
+    def case(*dice: float) -> CaseResult:
+        return CaseResult("c", tuple(StructureScore(value, nan, nan) for value in dice), (), ())
+
+    assert case(0.5, 0.7).dice_of_told == pytest.approx(0.6)
+    assert case(0.9, nan, nan).dice_of_told == 0.9
+    assert isnan(case(0.9, nan, nan).mean_dice), "the means of an evaluation are of whole cases"
+    assert isnan(case(nan, nan).dice_of_told)
 
 
 def test_sites_and_rivals_keep_the_same_patients_from_training(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.exchange.parcel import pack_update, record_of_payload
-from client.exchange.settings import EXCHANGES, Exchange
+from client.exchange.settings import EXCHANGES, FINE, Exchange
 from client.exchange.variates import open_control, pack_control
 from client.weights import Weights, encode_weights, parameter_norm, parameters_of
 from segformer3d.errors import ReplyError
@@ -62,9 +62,18 @@ def test_what_is_lost_comes_with_the_next_change(exchange: Exchange) -> None:
     assert parameter_norm({name: wanted[name] - own[name] for name in own}) < 1e-4 * parameter_norm(wanted)
 
 
+@pytest.mark.parametrize("outlier", [5.0, 10.0, 20.0, 1000.0])
+@pytest.mark.parametrize("exchange", LOSSY, ids=lambda exchange: exchange.name)
+def test_a_block_with_one_large_value_loses_no_more(exchange: Exchange, outlier: float) -> None:
+    generator = np.random.default_rng(3)
+    values = generator.standard_normal((8, 512)).astype(np.float32)
+    values[:, 7] = outlier
+    seen, _ = pack_control({"w": values}, exchange)
+    assert np.linalg.norm(values - seen["w"]) < np.linalg.norm(values) / 3
+
+
 def test_what_is_no_payload_of_this_exchange_is_refused() -> None:
     compact = EXCHANGES["compact"]
-    assert compact.down is not None
     control = drawn(2)
     _, payload = pack_control(control, compact)
     assert payload is not None
@@ -73,7 +82,7 @@ def test_what_is_no_payload_of_this_exchange_is_refused() -> None:
     with pytest.raises(ReplyError, match="cut off"):
         open_control(record_of_payload(payload[:-20]), compact, PARAMETERS)
     with pytest.raises(ReplyError, match="of another model"):
-        open_control(record_of_payload(pack_update(control, "a" * 64, compact.down, (0,))[1]), compact, PARAMETERS)
+        open_control(record_of_payload(pack_update(control, "a" * 64, FINE, (0,))[1]), compact, PARAMETERS)
     with pytest.raises(ReplyError, match="not of the size"):
         open_control(record_of_payload(payload), compact, dict(list(PARAMETERS.items())[:-1]))
     with pytest.raises(ReplyError, match="safetensors"):
