@@ -225,3 +225,5 @@ def test_a_second_model_of_fedbn_is_measured_with_the_mean(fedbn, dataset, tmp_p
     assert told == [f"{model}: its norms are {whose}" for whose in (f"a site's own, from {memory}", NORMS_KEPT)]
     difference = json.loads((tmp_path / "scores" / "comparison.json").read_text())["differences"][0]["difference"]
     assert difference["mean"] != 0
+    facts = (tmp_path / "scores" / "report.md").read_text()
+    assert f"- norms of the second model: {NORMS_KEPT}" in facts

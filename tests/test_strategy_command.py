@@ -61,3 +61,4 @@ def test_what_is_remembered_is_the_same_to_the_last_bit(words, tmp_path, strateg
     norms = summary(tmp_path / "two")["norms"]
     assert norms == (NORMS_KEPT if strategy in ("all", "fedbn") else None)
     assert (f"the norms of the model are {NORMS_KEPT}" in (tmp_path / "two" / "report.md").read_text()) == bool(norms)
+    assert ("`segfed evaluate` with `--norms mean`" in (tmp_path / "two" / "README.md").read_text()) == bool(norms)
