@@ -42,7 +42,7 @@ def export_and_print(folder: str, run: str, out: str) -> None:
     """Export a run, complete or not.
 
     Raises:
-        ConfigurationError: there is no such run, or the folder to write to has something in it.
+        ConfigurationError: there is no such run, or the place to write to is no empty folder.
         StorageError: it cannot be written.
     """
     source, target = open_coordinator(Path(folder)).run_folder(run), Path(out)

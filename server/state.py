@@ -23,7 +23,7 @@ from segformer3d.tensor_file import write_tensors
 from server.federation import FederationSettings
 from server.run_folder import round_of, state_path, states
 
-FORMAT = "segfed-state-1"
+FORMAT = "segfed-state-2"
 KEPT = 2
 _DESCRIPTION = "segfed"
 _FIELDS: Mapping[str, type] = {"run": str, "round": int, "fingerprint": dict, "history": list}
@@ -153,7 +153,9 @@ def _read(path: Path) -> tuple[Weights, dict[str, Any]]:
     except (SafetensorError, OSError, ValueError) as error:
         raise _unreadable(path, str(error)) from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is no server state of segfed; point to the run folder that a run has written")
+        raise CheckpointError(
+            f"{path} is no server state of this version of segfed; point to the run folder that a run has written"
+        )
     return weights, values
 
 

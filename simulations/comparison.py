@@ -82,8 +82,8 @@ class Compared:
 
     Attributes:
         held_out: the `metrics.json` of every rival of the federation on the held-out cases, by its name.
-        sites: every model's mean Dice on the cases that sites keep from training, by model, site and case; empty where
-            nothing is kept.
+        sites: every model's mean Dice on the cases that sites keep from training, over what labels tell, by model, site
+            and case; empty where nothing is kept.
     """
 
     held_out: Mapping[str, Mapping[str, Any]]
@@ -168,7 +168,7 @@ def _train(rival: dict[str, Any], told: dict[str, Any], task: Task, device: torc
 def _measure_at(
     site: Path, told: Mapping[str, Any], model: SegFormer3D, task: Task, device: torch.device, out: Path
 ) -> dict[str, float]:
-    """The mean Dice of every case that a site keeps from training; all scores are written beside the model."""
+    """Dice of every case that a site keeps from training, over what labels tell; all scores lie beside the model."""
     kept = {case.name for case in _data_of(site, told, task).validation}
     cases = [case for case in find_cases(site) if case.name in kept]
     protocol, names = choose_protocol(task.name), [structure.name for structure in task.structures]
@@ -210,7 +210,7 @@ def at_the_sites(compared: Compared, seed: int) -> Mapping[str, Any]:
         return NOT_MEASURED
     gains = {
         "minimum_cases": MINIMUM_COUNT,
-        "measured_on": "the cases that each site keeps from training; mean Dice over the structures",
+        "measured_on": "the cases that each site keeps from training; mean Dice over what labels tell",
         "sites": {site.site: site.to_json() for site in gains_of(compared.ways, seed)},
     }
     return {"gains": gains, "cross_site": matrix_of(compared, seed).to_json()}

@@ -27,7 +27,7 @@ ALONE = "alone"
 LEVEL = 0.05
 MATRIX_SITES = 10  # the matrix takes as many measurements as the square of its sites
 
-CaseDice = Mapping[str, float]  # a case's mean Dice over the structures, by the case's name
+CaseDice = Mapping[str, float]  # a case's mean Dice over the structures that its label tells, by the case's name
 Way = Mapping[str, CaseDice]  # by site
 Verdict = Literal["gained", "lost", "no difference shown", "too few cases"]
 

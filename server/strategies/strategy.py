@@ -157,6 +157,10 @@ def _check_together(strategy: Strategy) -> None:
         (strategy.rule.control and strategy.normalised, "SCAFFOLD corrects unequal local work itself"),
         (strategy.rule.dynamic and robust, "FedDyn's memory follows the mean of all updates"),
         (strategy.rule.dynamic and stepped, "FedDyn takes the server's step itself"),
+        (
+            strategy.rule.dynamic and strategy.rule.local_norms,
+            "FedDyn's memory is of a model that all begin a round with",
+        ),
         (strategy.normalised and robust, "FedNova weighs every update, a robust centre none"),
         (strategy.rule.control and robust, "SCAFFOLD's control variates are means, which one hostile site can move"),
     ):

@@ -91,7 +91,7 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="damaged"):
         read_state(path)
     save(path, build(TINY_MODEL), TINY)
-    with pytest.raises(CheckpointError, match="is no server state of segfed"):
+    with pytest.raises(CheckpointError, match="is no server state of this version of segfed"):
         read_state(path)
 
 
@@ -105,7 +105,7 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
         ({"best": [1]}, "is damaged"),
         ({"best": {"round": 1}}, "is damaged"),
         ({"history": {}}, "is damaged"),
-        ({"format": "segfed-state-2"}, "is no server state of segfed"),
+        ({"format": "segfed-state-1"}, "is no server state of this version"),
     ],
 )
 def test_a_description_that_segfed_did_not_write_is_refused(

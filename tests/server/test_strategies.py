@@ -307,6 +307,7 @@ def test_parts_are_set_beside_the_name() -> None:
         ({"name": "feddyn", "shares": "cases"}, "FedDyn's memory is an equal mean"),
         ({"name": "feddyn", "normalised": True}, "FedDyn corrects unequal local work itself"),
         ({"name": "feddyn", "server_rate": 0.5}, "FedDyn takes the server's step itself"),
+        ({"name": "feddyn", "local_norms": True}, "FedDyn's memory is of a model that all begin a round with"),
         ({"name": "scaffold", "shares": "cases"}, "SCAFFOLD's control variates are an equal mean"),
         ({"name": "scaffold", "normalised": True}, "SCAFFOLD corrects unequal local work itself"),
         ({"name": "krum", "shares": "cases"}, "cannot believe what sites say of themselves"),

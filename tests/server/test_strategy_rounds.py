@@ -84,17 +84,18 @@ REMEMBERING = {"fedavgm", "fedadam", "scaffold", "fedbn", "feddyn", "ditto", "av
 
 
 @pytest.mark.parametrize(
-    ("name", "from_round"),
+    ("name", "exchange", "from_round"),
     [
-        *(pytest.param(name, 2, marks=() if name in REMEMBERING else pytest.mark.slow) for name in PRESETS),
-        *((name, 1) for name in ("fedavg", "scaffold", "ditto")),
+        *(pytest.param(name, "fp32", 2, marks=() if name in REMEMBERING else pytest.mark.slow) for name in PRESETS),
+        *((name, "fp32", 1) for name in ("scaffold", "ditto")),
+        *((name, "compact", 1) for name in ("fedavg", "feddyn")),
     ],
 )
-def test_a_stopped_run_ends_in_the_same_bits(tmp_path: Path, name: str, from_round: int) -> None:
+def test_a_stopped_run_ends_in_the_same_bits(tmp_path: Path, name: str, exchange: str, from_round: int) -> None:
     """Also from the state before the newest: that one may turn out to be damaged, when sites are two rounds on."""
     strategy = named_strategy(name)
     number = max(2, strategy.fewest_sites)
-    settings = tiny_settings(strategy=strategy, rounds=3, minimum_sites=number)
+    settings = tiny_settings(strategy=strategy, exchange=exchange, rounds=3, minimum_sites=number)
     federate(TinyGrid(sites_in(tmp_path / "one", number)), tmp_path / "whole", settings)
 
     sites = sites_in(tmp_path / "two", number)

@@ -1,5 +1,6 @@
 """Oracles: differences and exact p-values worked by hand (all of n pairs in one direction: 2 / 2^n)."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,12 @@ def test_equal_models_show_no_difference():
     _, gain = only_gain(cases(9, 0.5), cases(9, 0.5))
     assert gain.difference.p_value == 1.0
     assert gain.verdict == "no difference shown"
+
+
+def test_a_case_whose_label_tells_nothing_is_no_case():
+    site, gain = only_gain({**cases(6, 0.5), "none": math.nan}, {**cases(6, 0.6), "none": math.nan})
+    assert site.cases == site.alone.count == gain.difference.difference.count == 6
+    assert gain.verdict == "gained"
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 4])
