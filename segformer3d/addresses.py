@@ -4,6 +4,7 @@ import ipaddress
 import random
 import re
 import socket
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,19 +69,28 @@ def is_ip(host: str) -> bool:
     return True
 
 
-def free_port() -> int:
+def free_port(besides: Collection[int] = ()) -> int:
     """A port of the loopback interface that nobody listens on at this moment, and that stays free.
 
     It is one that the system deals to no outgoing connection: such a connection may last for days, and a service that
     is started again could not have its port back. Where the system deals out all, it is any that is free.
+
+    Args:
+        besides: ports that are promised to others, who do not listen yet.
     """
     for port in random.SystemRandom().sample(_never_dealt(), k=min(TRIES, len(_never_dealt()))):
-        if _is_free(port):
+        if port not in besides and _is_free(port):
             return port
+    while (any_free := _any_free()) in besides:
+        pass
+    return any_free
+
+
+def _any_free() -> int:
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
-        any_free: int = probe.getsockname()[1]
-    return any_free
+        port: int = probe.getsockname()[1]
+    return port
 
 
 def _never_dealt() -> range:

@@ -39,7 +39,7 @@ def start_and_print(folder: str) -> None:
     if running_now(coordinator) is not None:
         raise FederationError(f"this coordinator runs already; see: segfed server status {folder}")
     console = make_console()
-    port, secret = coordinator.superlink_port or free_port(), _make_secret(coordinator)
+    port, secret = coordinator.superlink_port or free_port({coordinator.listen.port}), _make_secret(coordinator)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

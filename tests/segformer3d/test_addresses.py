@@ -19,9 +19,10 @@ def test_a_port_can_be_listened_on_and_is_none_that_outgoing_connections_get() -
 
 def test_a_port_that_is_taken_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = free_port()
-    monkeypatch.setattr(addresses, "_never_dealt", lambda: range(taken, taken + 2))
+    monkeypatch.setattr(addresses, "_never_dealt", lambda: range(taken, taken + 3))
     with socket.create_server((LOOPBACK, taken)):
-        assert {free_port() for _ in range(10)} == {taken + 1}
+        assert {free_port(besides={taken + 2}) for _ in range(20)} == {taken + 1}
+        assert free_port(besides=range(taken, taken + 3)) not in range(taken, taken + 3)
 
 
 @pytest.mark.parametrize("text", ["1024\t65535\n", "", "none"])
