@@ -39,7 +39,7 @@ def start_and_print(folder: str) -> None:
     if running_now(coordinator) is not None:
         raise FederationError(f"this coordinator runs already; see: segfed server status {folder}")
     console = make_console()
-    port, secret = coordinator.superlink_port or free_port({coordinator.listen.port}), _make_secret(coordinator)
+    port, secret = superlink_port(coordinator), _make_secret(coordinator)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -53,6 +53,11 @@ def start_and_print(folder: str) -> None:
         health.stop()
         forget_running(coordinator)
     console.print("stopped; runs go on when the coordinator is started again")
+
+
+def superlink_port(coordinator: Coordinator) -> int:
+    """Where SuperLink will listen: as the settings say, or anywhere but where the gate is about to."""
+    return coordinator.superlink_port or free_port({coordinator.listen.port})
 
 
 def services(coordinator: Coordinator, port: int, secret: Path) -> list[Service]:
