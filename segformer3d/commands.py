@@ -198,8 +198,8 @@ def evaluate_and_print(
     _say_whose_norms(console, model, loaded)
     other = None if against is None else load_rival(Path(against), task)
     rival = None if other is None else Rival(str(against), other.network, other.task)
-    if rival is not None and other is not None:
-        _say_whose_norms(console, rival.name, other)
+    if other is not None:
+        _say_whose_norms(console, str(against), other)
     measured = find_cases(Path(data))
     if cases == "published":
         measured = published_cases(Path(data), measured, chosen.name)

@@ -25,7 +25,7 @@ OpenModel = Callable[[str, Task, ArrayRecord], Weights]
 OpenUpdate = Callable[[ArrayRecord], Weights]
 
 PACKED = "segfed-exchange"
-_NO_KEY = (0,)  # no model is rounded at random
+NO_KEY = (0,)  # for what is not rounded at random, as no model is
 
 
 class MissingBaseError(ReplyError):
@@ -94,7 +94,7 @@ def pack_change(model: Weights, held: Weights | None, exchange: Exchange) -> Cha
     codec = exchange.start if held is None else exchange.down
     assert codec is not None, "a plain exchange packs nothing"
     change = {name: value if is_buffer(name) else value - base[name] for name, value in model.items()}
-    parts = encode(change, codec, _NO_KEY)
+    parts = encode(change, codec, NO_KEY)
     reached = changed(base, decode(b"".join(parts), codec.name, model))
     digest = digest_of_weights(reached)
     return Change(reached, digest, before, seal(Header(codec.name, before, digest), parts))
@@ -102,7 +102,7 @@ def pack_change(model: Weights, held: Weights | None, exchange: Exchange) -> Cha
 
 def pack_whole(model: Weights, digest: str, before: str) -> bytes:
     """The payload of a whole model, which came after the one with the digest `before`."""
-    return seal(Header(EXACT, before, digest), encode(model, Codec(EXACT), _NO_KEY))
+    return seal(Header(EXACT, before, digest), encode(model, Codec(EXACT), NO_KEY))
 
 
 def pack_update(update: Weights, base: str, codec: Codec, key: Sequence[int]) -> tuple[Weights, bytes]:

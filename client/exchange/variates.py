@@ -8,11 +8,10 @@ less than a third of a block's norm, whatever the block, which bounds how long a
 
 from flwr.app import ArrayRecord
 
-from client.exchange.parcel import open_update, pack_update
+from client.exchange.parcel import NO_KEY, open_update, pack_update
 from client.exchange.settings import FINE, Exchange
 from client.weights import Weights, decode_weights
 
-_KEY = (0,)  # it does not round at random
 _NO_MODEL = ""
 
 
@@ -24,7 +23,7 @@ def pack_control(control: Weights, exchange: Exchange) -> tuple[Weights, bytes |
     """
     if exchange.plain:
         return control, None
-    return pack_update(control, _NO_MODEL, FINE, _KEY)
+    return pack_update(control, _NO_MODEL, FINE, NO_KEY)
 
 
 def open_control(record: ArrayRecord, exchange: Exchange, parameters: Weights) -> Weights:

@@ -64,8 +64,7 @@ class HostileClientApp(ClientApp):
             return reply
         variates = {name: record for name, record in reply.content.items() if name == CONTROL}
         honest = RecordDict({name: record for name, record in reply.content.items() if name != CONTROL})
-        falsified = _falsified_reply(attack, message.content, honest)
-        return Message(RecordDict({**falsified, **variates}), reply_to=message)
+        return Message(RecordDict({**_falsified_reply(attack, message.content, honest), **variates}), reply_to=message)
 
 
 def _falsified_reply(attack: str, request: RecordDict, reply: RecordDict) -> RecordDict:
