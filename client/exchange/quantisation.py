@@ -131,10 +131,14 @@ def largest_of(blocks: Floats) -> Floats:
     return largest
 
 
+_TINIEST = np.float32(1e-45)
+
+
 def _widths(blocks: Floats, step: float | None, levels: int) -> Floats:
     widths: Floats
     if step is None:
-        widths = largest_of(blocks) / np.float32(levels)
+        largest = largest_of(blocks)
+        widths = np.maximum(largest / np.float32(levels), np.minimum(largest, _TINIEST))  # no step of 0 for any value
     else:
         squares = np.einsum("ij,ij->i", blocks, blocks)
         widths = np.float32(step) * np.sqrt(squares / np.float32(BLOCK))
