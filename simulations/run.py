@@ -24,6 +24,7 @@ from segformer3d.files import write_json, write_whole
 from segformer3d.fit import initial_model
 from segformer3d.inference import choose_device
 from segformer3d.report.evaluation_report import Circumstances, write_evaluation_report
+from segformer3d.report.words import counted
 from segformer3d.results import Evaluation
 from segformer3d.score_tables import print_table
 from segformer3d.tasks import Task
@@ -132,8 +133,9 @@ def _introduce(console: Console, run: Run) -> None:
     asked = run.settings
     data = "synthetic hospitals" if asked.data is None else str(asked.data)
     console.print(
-        f"segfed: task {run.task.name} on {data}; {asked.sites} sites ({asked.scenario or asked.partition}), "
-        f"{asked.rounds} rounds of {_local_work(run)}, {asked.at_once} sites at a time, "
+        f"segfed: task {run.task.name} on {data}; "
+        f"{counted(asked.sites, 'site')} ({asked.scenario or asked.partition}), "
+        f"{counted(asked.rounds, 'round')} of {_local_work(run)}, {counted(asked.at_once, 'site')} at a time, "
         f"engine {asked.engine}, seed {asked.seed}",
         soft_wrap=True,
     )
@@ -153,7 +155,7 @@ _NO_START = (
 def _local_work(run: Run) -> str:
     privacy = run.settings.privacy_of(None)
     number = run.settings.local_epochs if privacy is None else privacy.local_steps
-    return f"{number} {'local epoch' if privacy is None else 'private step'}{'s' if number > 1 else ''}"
+    return counted(number, "local epoch" if privacy is None else "private step")
 
 
 def _lay_out_sites(console: Console, run: Run) -> None:

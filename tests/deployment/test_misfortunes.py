@@ -78,7 +78,9 @@ def test_a_site_that_hangs_for_two_rounds_and_comes_back(rig: Rig) -> None:
     assert rig.outcome(run) is None, rig.logs()
     assert sites_of(run)[0] == 2
     assert sites_of(run)[-1] == 3
-    assert reasons(run) == {"it did not answer within 20 s"}
+    # SuperLink has no heartbeat of it meanwhile: after a minute of that, on a slow machine, it says what it knows.
+    assert "it did not answer within 20 s" in reasons(run)
+    assert reasons(run) <= {"it did not answer within 20 s", "the site went offline"}
 
 
 @pytest.mark.slow
