@@ -154,7 +154,8 @@ def _read(path: Path) -> tuple[Weights, dict[str, Any]]:
         raise _unreadable(path, str(error)) from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path} is no server state of this version of segfed; point to the run folder that a run has written"
+            f"{path} is no server state of this version of segfed; point to the folder of a run, or, where another "
+            "version began the run, go on with that version"
         )
     return weights, values
 

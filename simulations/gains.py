@@ -60,12 +60,16 @@ class Gain:
 
 @dataclass(frozen=True)
 class SiteGains:
-    """What each way of training is worth to one site: its cases, its own model's Dice, and the others'."""
+    """What each way of training is worth to one site: its own model's Dice, and the others'."""
 
     site: str
-    cases: int
     alone: Summary
     gains: tuple[Gain, ...]
+
+    @property
+    def cases(self) -> int:
+        """How many of its cases were measured."""
+        return self.alone.count
 
     def to_json(self) -> dict[str, Any]:
         """The site's gains as plain JSON values."""
@@ -98,7 +102,6 @@ def gains_of(ways: Mapping[str, Way], seed: int) -> tuple[SiteGains, ...]:
     return tuple(
         SiteGains(
             site,
-            sum(not math.isnan(dice) for dice in own.values()),
             not_over_read(summarise(own.values(), seed)),
             tuple(_gain(way, scores[site], own, seed) for way, scores in others.items()),
         )

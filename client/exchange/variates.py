@@ -3,7 +3,8 @@
 The server's c goes down anew each round; what is lost of it is the same at all sites, and not carried on. What goes up
 is c_i' - c_i, and a site goes on from c_i and what the server got of it, so that what was lost is part of its next
 change (Richtárik, Sokolov & Fatkhullin, "EF21", NeurIPS 2021) and c stays the mean of what sites keep. The codec loses
-less than a third of a block's norm, whatever the block, which bounds how long a change can be (`server.replies`).
+less than a third of a block's norm (all of it where float32 cannot hold its squares, which is next to nothing), which
+bounds how long a change can be (`server.replies`).
 """
 
 from flwr.app import ArrayRecord

@@ -25,8 +25,7 @@ class Dynamic:
     def __init__(self, parameters: Mapping[str, nn.Parameter], own: Mapping[str, Tensor], alpha: float) -> None:
         self._parameters = parameters
         self._alpha = alpha
-        self._start = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-        self._pull = proximal_pull(list(parameters.values()), alpha, list(self._start.values()))
+        self._pull = proximal_pull(list(parameters.values()), alpha)
         self._own = {n: own[n].to(p.device) if n in own else torch.zeros_like(p) for n, p in parameters.items()}
 
     def correct(self) -> None:

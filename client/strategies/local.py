@@ -118,7 +118,8 @@ def recall(rule: LocalRule, folder: Path, round_number: int) -> Mapping[str, Ten
         return read_weights(path)[0]
     except CheckpointError as error:
         raise CheckpointError(
-            f"what this site remembers of the run is damaged ({path.name}); remove it, and the site begins afresh"
+            f"what this site remembers of the run is damaged ({path.name}); remove it, and the site goes on from what "
+            "it kept of an earlier round, if anything"
         ) from error
 
 

@@ -198,7 +198,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "fedyogi": {"optimizer": "yogi", "server_rate": 0.005},
     "scaffold": {"rule": LocalRule(control=True), "shares": "equal"},
     "fedbn": {"rule": LocalRule(local_norms=True)},
-    "feddyn": {"rule": LocalRule(dynamic=0.01), "shares": "equal"},
+    "feddyn": {"rule": LocalRule(dynamic=0.1), "shares": "equal"},
     "fednova": {"normalised": True},
     "ditto": {"rule": LocalRule(personal=0.01)},
     "qfedavg": {"shares": "loss"},
