@@ -1,6 +1,7 @@
 """Fixtures for every part of the tests: shared data, a tiny task, small datasets on disk, a disk that is full."""
 
 import json
+import os
 import resource
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -24,8 +25,23 @@ settings.load_profile("segfed")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
+DEPLOYMENT = Path(__file__).parent / "deployment"
+
 WriteNifti = Callable[..., Path]
 MakeDataset = Callable[..., Path]
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than cores: the tests of deployments wait most of the time, and all of them are one worker's."""
+    return (os.cpu_count() or 1) + 1
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is dealt to workers as one: a file, and all tests of deployments, which share one federation."""
+    for item in items:
+        group = DEPLOYMENT if item.path.is_relative_to(DEPLOYMENT) else item.path
+        item.add_marker(pytest.mark.xdist_group(str(group)))
 
 
 @pytest.fixture(autouse=True, scope="session")
