@@ -13,6 +13,8 @@ import pytest
 import torch
 from hypothesis import settings
 from numpy.typing import NDArray
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from segformer3d.config import ModelConfig
 from segformer3d.tasks import Structure, Task
@@ -25,7 +27,7 @@ settings.load_profile("segfed")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
-DEPLOYMENT = Path(__file__).parent / "deployment"
+DEPLOYMENT = "tests/deployment/"
 
 WriteNifti = Callable[..., Path]
 MakeDataset = Callable[..., Path]
@@ -36,12 +38,16 @@ def pytest_xdist_auto_num_workers() -> int:
     return (os.cpu_count() or 1) + 1
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is dealt to workers as one: a file, and all tests of deployments, which share one federation."""
-    for item in items:
-        group = DEPLOYMENT if item.path.is_relative_to(DEPLOYMENT) else item.path
-        item.add_marker(pytest.mark.xdist_group(str(group)))
+class _Shares(LoadFileScheduling):
+    """What is dealt to a worker as one: a file, and all tests of deployments, which share one federation."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return DEPLOYMENT if nodeid.startswith(DEPLOYMENT) else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _Shares | None:
+    """With `--dist loadfile`, see `_Shares`."""
+    return _Shares(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(autouse=True, scope="session")
