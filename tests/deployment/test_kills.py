@@ -6,7 +6,7 @@ from .federation import Simulated, simulate
 from .kill_matrix import EPOCHS, KINDS, PHASES, play_cell
 from .rig import Rig
 
-FAST = {("ServerApp", "training"), ("gate", "the reply travels")}
+FAST = {("ServerApp", "training")}
 
 
 @pytest.fixture(scope="module")
