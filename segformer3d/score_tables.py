@@ -12,6 +12,7 @@ from rich.table import Table
 from segformer3d.paired import MEAN, spoken_p
 from segformer3d.protocols import Protocol
 from segformer3d.published_scores import PublishedRow
+from segformer3d.report.words import counted
 from segformer3d.results import CaseResult, Comparison, Evaluation, SetAside, Stratum, StructureSummary
 from segformer3d.statistics import MINIMUM_COUNT, Summary
 from segformer3d.strata import SIZE
@@ -63,7 +64,7 @@ def print_table(evaluation: Evaluation, console: Console) -> None:
     if evaluation.comparison is not None:
         console.print(_comparison(evaluation.comparison))
     used = len(evaluation.cases)
-    console.print(f"{used} case{'s' if used != 1 else ''} used, {len(evaluation.set_aside)} set aside", highlight=False)
+    console.print(f"{counted(used, 'case')} used, {len(evaluation.set_aside)} set aside", highlight=False)
 
 
 def _scores(evaluation: Evaluation) -> Table:
