@@ -187,13 +187,6 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(finished, 
     assert summary(tmp_path / "other")["weights_sha256"] != summary(finished)["weights_sha256"]
 
 
-def test_worker_processes_and_ray_give_the_same_weights_to_the_last_bit(dataset, config, tmp_path):
-    """Two sites at a time: `local` in worker processes, and Flower's simulation engine."""
-    for engine in ("local", "ray"):
-        run_process(*federation(dataset, config, tmp_path / engine), "--engine", engine, "--parallel", 2)
-    assert summary(tmp_path / "local")["weights_sha256"] == summary(tmp_path / "ray")["weights_sha256"]
-
-
 def test_compare_prints_three_kinds_side_by_side(dataset, config, tmp_path):
     text = simulate(dataset, config, tmp_path / "run", "--compare", "--rounds", 1).stdout
     assert re.search(r"^federated .*\n^pooled .*\n^site-1 alone .*\n^site-2 alone ", text, re.M)

@@ -45,14 +45,19 @@ def test_the_summary_tells_the_bytes_each_way_and_they_are_fewer(finished, words
     assert packed["weights_sha256"] != plain["weights_sha256"]
 
 
-@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.slow)])
-def test_sites_in_processes_of_their_own_give_the_same_weights_to_the_last_bit(words, tmp_path, engine):
-    """On one core every site has one thread, however many sites work at once."""
+def test_worker_processes_and_ray_give_the_same_weights_to_the_last_bit(words, tmp_path):
+    """Sites one after another in one process, two at a time in worker processes, and on Flower's simulation engine.
+
+    On one core every site has one thread, however many sites work at once.
+    """
     asked = (*words, "--exchange", "compact", "--out")
-    for folder, more in (("one", ["--parallel", 1]), ("two", ["--parallel", 2, "--engine", engine])):
+    several = {"local": ["--parallel", 2], "ray": ["--parallel", 2, "--engine", "ray"]}
+    for folder, more in {"one": ["--parallel", 1], **several}.items():
         on_one_core = ["taskset", "-c", str(min(os.sched_getaffinity(0))), *command(*asked, tmp_path / folder, *more)]
-        subprocess.run(on_one_core, check=True, capture_output=True, timeout=300)
-    assert summary(tmp_path / "two")["weights_sha256"] == summary(tmp_path / "one")["weights_sha256"]
+        subprocess.run(on_one_core, check=True, capture_output=True, timeout=600)
+    expected = summary(tmp_path / "one")["weights_sha256"]
+    for folder in several:
+        assert summary(tmp_path / folder)["weights_sha256"] == expected, folder
 
 
 def test_a_run_that_was_killed_in_a_round_ends_with_the_weights_of_one_that_was_not(finished, words, tmp_path):

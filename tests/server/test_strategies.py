@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Message, Metadata, MetricRecord, RecordDict
 from flwr.app.message.message import make_message
-from flwr.serverapp.strategy import FedAvgM, FedMedian, FedTrimmedAvg, FedYogi
+from flwr.serverapp.strategy import FedAvgM, FedMedian, FedTrimmedAvg, FedYogi, MultiKrum
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -90,6 +90,10 @@ def test_nova_averages_directions() -> None:
     state = after(named_strategy("fednova"), [[slow, quick]])
     # Shares 1/2: a mean site takes 2 steps. 2 · (1/2 · (4, 0) / 1 + 1/2 · (0, 9) / 3) = (4, 3).
     np.testing.assert_allclose(state.weights["w"], np.array([5.0, 5.0]), rtol=1e-7)
+    # Shares 1/4 and 3/4: a mean site takes 2.5 steps. 2.5 · (1/4 · (4, 0) / 1 + 3/4 · (0, 9) / 3) = (2.5, 5.625).
+    many = reply("b", moved(0.0, 9.0), steps=3, cases=3)
+    state = after(named_strategy("fednova"), [[slow, many]])
+    np.testing.assert_allclose(state.weights["w"], np.array([3.5, 7.625]), rtol=1e-7)
 
 
 @given(st.dictionaries(st.text("abc", min_size=1, max_size=3), st.integers(1, 99), min_size=1, max_size=6))
@@ -144,6 +148,9 @@ def test_sites_that_are_served_worst_count_more() -> None:
     well, badly = reply("a", moved(4.0, 0.0), loss=1.0), reply("b", moved(0.0, 4.0), loss=3.0)
     _, diagnostics = apply(init(GLOBAL), [well, badly], named_strategy("qfedavg"))
     assert diagnostics.shares == pytest.approx({"a": 0.25, "b": 0.75})
+    large = reply("a", moved(4.0, 0.0), cases=6, loss=1.0)  # 6 · 1 against 1 · 3
+    _, diagnostics = apply(init(GLOBAL), [large, badly], named_strategy("qfedavg"))
+    assert diagnostics.shares == pytest.approx({"a": 2 / 3, "b": 1 / 3})
     unmeasured = reply("c", moved(0.0, 0.0), loss=float("nan"))
     _, diagnostics = apply(init(GLOBAL), [well, badly, unmeasured], named_strategy("qfedavg"))
     assert diagnostics.shares == pytest.approx({"a": 1 / 6, "b": 3 / 6, "c": 2 / 6})
@@ -152,7 +159,9 @@ def test_sites_that_are_served_worst_count_more() -> None:
 # --- Flower's own ----------------------------------------------------------------------------------------------------
 
 
-def flowers(strategy: FedAvgM | FedYogi | FedMedian | FedTrimmedAvg, rounds: list[list[TrainReply]]) -> Weights:
+def flowers(
+    strategy: FedAvgM | FedYogi | FedMedian | FedTrimmedAvg | MultiKrum, rounds: list[list[TrainReply]]
+) -> Weights:
     """The parameters after rounds of Flower's strategy, which takes models where ours takes updates."""
     weights = {"w": GLOBAL["w"].astype(np.float64)}
     for number, replies in enumerate(rounds, start=1):
@@ -242,6 +251,19 @@ def test_krum_by_hand() -> None:
         init(GLOBAL), [reply(site, update) for site, update in updates.items()], named_strategy("krum")
     )
     assert diagnostics.shares == {"a": 0.25, "b": 0.25, "c": 0.25, "d": 0.25, "e": 0.0}
+    # 0, 1, 6, 7 and 10: scores 1+36, 1+25, 1+16, 1+9, 9+16. By one or three neighbours, or by lengths, e would be out.
+    updates = {site: moved(value, 0.0) for site, value in zip("abcde", (0.0, 1.0, 6.0, 7.0, 10.0), strict=True)}
+    assert chosen_sites(updates, hostile=1) == ["b", "c", "d", "e"]
+
+
+@pytest.mark.parametrize("sites", range(5, 10))
+def test_flowers_krum_chooses_the_same(sites: int) -> None:
+    generator = np.random.default_rng(sites)
+    for hostile in range(1, (sites - 3) // 2 + 1):
+        replies = [reply(f"s{n}", moved(*generator.normal(0, 1 + n, 2))) for n in range(sites)]
+        ours = Strategy("krum", centre="krum", shares="equal", hostile=hostile)
+        theirs = MultiKrum(num_malicious_nodes=hostile, num_nodes_to_select=sites - hostile)
+        np.testing.assert_allclose(after(ours, [replies]).weights["w"], flowers(theirs, [replies])["w"], rtol=1e-6)
 
 
 @given(st.lists(st.floats(-1e3, 1e3, width=32), min_size=3, max_size=9), st.floats(-(2.0**99), 2.0**99, width=32))

@@ -15,6 +15,8 @@ from segformer3d.errors import ConfigurationError
 from segformer3d.model import SegFormer3D
 from segformer3d.norms import norm_names, norms_of, put_norms
 from segformer3d.training import Adjust
+from server.strategies.dynamic import dynamic_step
+from server.strategies.scaffold import mean_control, renewed_sum
 
 RATE, STEPS = 0.05, 40
 # Two hospitals that want different things, and not as much: curvature · (w - optimum)² / 2 in two coordinates.
@@ -48,18 +50,19 @@ def test_plain_averaging_misses_the_optimum_of_both() -> None:
 
 
 def test_scaffold_reaches_the_optimum_of_both() -> None:
-    x, common = torch.zeros(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+    x, total = torch.zeros(2, dtype=torch.float64), {"w": np.zeros(2)}
     own: list[dict[str, Tensor]] = [{"w": torch.zeros(2, dtype=torch.float64)} for _ in range(2)]
     for _ in range(300):
         moved, changes = [], []
+        common = torch.tensor(mean_control(total, sites=2)["w"])
         for site in range(2):
             parameter = parameter_at(x)
             control = Control({"w": parameter}, own[site], {"w": common})
             descend(parameter, site, control.correct)
             moved.append(parameter.detach())
-            changes.append(control.change()["w"])
+            changes.append({"w": control.change()["w"].numpy()})
             own[site] = control.kept(control.change())
-        x, common = torch.stack(moved).mean(0), common + torch.stack(changes).mean(0)
+        x, total = torch.stack(moved).mean(0), renewed_sum(total, changes)
     torch.testing.assert_close(x, BEST, atol=1e-6, rtol=0)
 
 
@@ -75,8 +78,8 @@ def test_scaffolds_mean_gradient_is_the_papers_second_way() -> None:
 
 
 def test_feddyn_reaches_the_optimum_of_both() -> None:
-    alpha, x = 1.0, torch.zeros(2, dtype=torch.float64)
-    memory, own = torch.zeros(2, dtype=torch.float64), [{}, {}]  # type: Tensor, list[dict[str, Tensor]]
+    alpha, x, memory = 1.0, torch.zeros(2, dtype=torch.float64), None
+    own: list[dict[str, Tensor]] = [{}, {}]
     for _ in range(300):
         moved = []
         for site in range(2):
@@ -86,8 +89,8 @@ def test_feddyn_reaches_the_optimum_of_both() -> None:
             moved.append(parameter.detach())
             own[site] = dynamic.renewed({"w": parameter.detach() - x})
         mean = torch.stack(moved).mean(0)
-        memory = memory - alpha * (mean - x)
-        x = mean - memory / alpha
+        step, memory = dynamic_step((mean - x).numpy(), memory, alpha, answered=2, sites=2)
+        x = x + torch.tensor(step)
     torch.testing.assert_close(x, BEST, atol=1e-6, rtol=0)
 
 
@@ -110,6 +113,23 @@ def test_the_proximal_optimum_lies_between() -> None:
     descend(parameter, 1, proximal_pull([parameter], mu), steps=500)
     expected = (CURVATURE[1] * OPTIMUM[1] + mu * x) / (CURVATURE[1] + mu)
     torch.testing.assert_close(parameter.detach(), expected, atol=1e-9, rtol=0)
+
+
+def test_fedprox_at_two_sites_ends_where_their_pulls_do() -> None:
+    """Sites that go to the optimum of a (w - b)² / 2 + mu (w - x)² / 2 and are averaged come to rest at
+
+        x = Σ a b / (a + mu) / Σ a / (a + mu).
+
+    With mu = 1 that is (3/4) / (1/2 + 3/4) = 0.6 and (2/2) / (4/5 + 1/2) = 10/13; without, the mean of both optima.
+    """
+    for mu, expected in ((1.0, [0.6, 10 / 13]), (0.0, [0.5, 1.0])):
+        x = torch.zeros(2, dtype=torch.float64)
+        for _ in range(60):
+            local = [parameter_at(x) for _ in range(2)]
+            for site, parameter in enumerate(local):
+                descend(parameter, site, proximal_pull([parameter], mu), steps=400)
+            x = torch.stack([p.detach() for p in local]).mean(0)
+        torch.testing.assert_close(x, torch.tensor(expected, dtype=torch.float64), atol=1e-6, rtol=0)
 
 
 def test_a_pull_towards_something_else() -> None:
