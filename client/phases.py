@@ -99,7 +99,8 @@ def train_site(site: SiteSettings, request: TrainRequest, question: str) -> Trai
         adjust=local.adjust,
     )
     moments.forget_old()
-    update, payload = send_update(folder, part, request.exchange, request.weights, update_of(model, request.weights))
+    trained = update_of(model, request.weights)
+    update, payload = send_update(folder, part, request.exchange, request.weights, trained, request.counted)
     control, packed = _send_control(local, request.exchange)
     remember(local.memory(update, control), folder, request.round)
     if request.rule.personal:

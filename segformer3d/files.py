@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +20,7 @@ from segformer3d.errors import SegfedError
 
 T = TypeVar("T")
 Buffer = bytes | memoryview
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.")
 BUFFER = 2**20  # bytes; a model has hundreds of small tensors
 
 
@@ -73,6 +75,16 @@ def write_atomic(path: Path, write: Callable[[Path], object], over: Path | None 
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def in_use(place: Path) -> bool:
+    """Whether there is something that must not be written into: more than an empty folder.
+
+    What a kill has left half written of a first file counts for nothing.
+    """
+    if place.is_dir():
+        return any(not _TEMPORARY.match(path.name) for path in place.iterdir())
+    return place.exists()
 
 
 def write_whole(place: Path, write: Callable[[Path], T]) -> T:

@@ -1,8 +1,9 @@
 """The model on its way down: as it is, or as the change of the model that a site holds.
 
 The server keeps x, the exact model, and h, the one that sites hold (`client.exchange.parcel` says how h follows x).
-What each site holds is known from what it said when it prepared its data, and from the rounds that it has answered
-since. Whoever does not hold the h of the round before gets the new one whole, and so does a site that turns out not to.
+What each site holds is known from what it said when it prepared its data, and from the rounds that it has been there
+for since. Whoever does not hold the h of the round before gets the new one whole, and so does a site that turns out
+not to.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -19,7 +19,7 @@ from segformer3d.norms import MEAN
 from segformer3d.terminal import make_console
 from server.aggregation import final_weights
 from server.coordinator import open_coordinator
-from server.federation import NORMS_KEPT, FederationSettings, model_notes
+from server.federation import FederationSettings, model_notes
 from server.rounds import BEST_FILE, LAST_FILE, aggregation_of
 from server.run_folder import SETTINGS_FILE, newest_state, read_outcome, read_settings
 from server.state import ServerState, read_state
@@ -112,7 +112,7 @@ def _describe(
         f"Task {settings.task.name}, {state.round} of {settings.rounds} rounds ({how}), sites: {', '.join(sites)}.",
         "",
         *([_privacy(state), ""] if settings.privacy else []),
-        *([f"The models' norms are {NORMS_KEPT}. {_OWN_NORMS}\n"] if settings.strategy.rule.local_norms else []),
+        *(f"The models' norms are {whose}. {_OWN_NORMS}\n" for whose in model_notes(settings).values()),
         *([f"- `{BEST_FILE}`: {_measured(best)}"] if best else []),
         f"- `{LAST_FILE}`: after round {state.round}",
         "- `rounds.csv`: what each site reported in each round",

@@ -94,7 +94,8 @@ class FederationSettings:
         check_exchange(self.strategy, exchange)
         if self.minimum_sites < self.strategy.fewest_sites:
             raise ConfigurationError(
-                f"the strategy {self.strategy.name} needs {self.strategy.fewest_sites} good replies a round, so "
+                f"the strategy {self.strategy.name} needs {self.strategy.fewest_sites} good replies a round"
+                f"{self.strategy.why_fewest}, so "
                 f"minimum_sites must be {self.strategy.fewest_sites} or more, got {self.minimum_sites}"
             )
 
@@ -131,13 +132,25 @@ class FederationSettings:
         return plain
 
 
-# FedBN: the file that everyone gets has norms of no single site.
-NORMS_KEPT = "the mean of the sites', each of which has kept its own and measured its validation cases with them"
+_CENTRES = {
+    "mean": "mean of the",
+    "median": "median of the",
+    "trimmed-mean": "trimmed mean of the",
+    "krum": "mean of the chosen",
+    "norm-bound": "bounded mean of the",
+}
+
+
+def norms_kept(strategy: Strategy) -> str:
+    """Whose norms a model of FedBN's has, in words: the file that everyone gets has those of no single site."""
+    averaged = " (in the last model averaged over rounds)" if strategy.average else ""
+    kept = "each of which has kept its own and measured its validation cases with them"
+    return f"the {_CENTRES[strategy.centre]} sites'{averaged}, {kept}"
 
 
 def model_notes(settings: FederationSettings) -> dict[str, str]:
     """What the notes of every model file of a run must say of how it came to be."""
-    return {"norms": NORMS_KEPT} if settings.strategy.rule.local_norms else {}
+    return {"norms": norms_kept(settings.strategy)} if settings.strategy.rule.local_norms else {}
 
 
 def model_settings(asked: Mapping[str, Any], *, private: bool) -> Mapping[str, Any]:

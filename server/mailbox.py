@@ -111,7 +111,7 @@ class Mailbox:
         opened = {i: node for i, node in zip(ids, nodes, strict=True) if i}
         self._open.update({i: _Open(node, phase, group, sent, since.get(node, sent)) for i, node in opened.items()})
         if self._audit:
-            for node in nodes:
+            for node in opened.values():
                 self._audit("sent", node, phase, group, records)
         return [node for i, node in zip(ids, nodes, strict=True) if not i]
 

@@ -57,8 +57,8 @@ class Journal:
                 now.sites[what.site] = f"set aside: {what.reason}"
             case RoundFinished(record):
                 now.round_seconds.append(record.seconds)
-                now.bytes_down += sum(site.bytes_down for site in record.sites)
-                now.bytes_up += sum(site.bytes_up for site in record.sites)
+                now.bytes_down += record.bytes_down
+                now.bytes_up += record.bytes_up
                 if record.round == now.rounds:
                     now.phase, now.since = MEASURING, time.time()
             case RunFinished():

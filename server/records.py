@@ -90,6 +90,7 @@ class RoundRecord:
         measured: the model that the round started from, which is the one its validation figures belong to.
         sites: whose updates were averaged, by name.
         set_aside: whose were not, and sites that could not prepare their data since the last round.
+        bytes_down, bytes_up: of all messages since the last round, those of no use and the preparations included.
     """
 
     round: int
@@ -100,11 +101,16 @@ class RoundRecord:
     measured: Score
     sites: tuple[SiteRecord, ...]
     set_aside: tuple[SetAside, ...]
+    bytes_down: int
+    bytes_up: int
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A finished run: the final model's score, which round's model was best, and what each site measured."""
+    """A finished run: the final model's score, which round's model was best, and what each site measured.
+
+    `bytes_down` and `bytes_up` are of all messages since the last round.
+    """
 
     run: str
     rounds: int
@@ -112,6 +118,8 @@ class RunRecord:
     best: Best | None
     sites: Mapping[str, ValidationReport]
     set_aside: tuple[SetAside, ...]
+    bytes_down: int
+    bytes_up: int
 
 
 @dataclass(frozen=True)

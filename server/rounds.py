@@ -7,7 +7,7 @@ begins.
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache, partial
@@ -50,6 +50,7 @@ from server.replies import SetAside, longest_update, set_aside_outliers
 from server.roster import Member, Roster
 from server.run_folder import newest_state
 from server.state import Best, ServerState, check_resumable, read_state, write_state
+from server.traffic import Traffic
 
 _OF_STRATEGY = "strategy/"  # what a strategy remembers, in the state's memory
 BEST_FILE, LAST_FILE, RESULT_FILE = "best.safetensors", "last.safetensors", "result.json"
@@ -85,7 +86,8 @@ class Federation:
         self._state = state
         self._emit = on_event
         self._set_aside: list[SetAside] = []
-        mailbox = Mailbox(grid, audit, pulling)
+        self._traffic = Traffic(audit)
+        mailbox = Mailbox(grid, self._traffic.message, pulling)
         request = PrepareRequest(state.run, settings.task, settings.rounds, settings.privacy)
         self._roster = Roster(
             mailbox,
@@ -97,7 +99,7 @@ class Federation:
             settings.again_s,
         )
         self._pace = Pace(settings.pace, state.history)
-        self._holds: dict[str, str] = {}  # digests of the models that sites hold since they answered
+        self._holds: dict[str, str] = {}  # digests of the models that sites hold since their last request
         self._exchange = Exchange(mailbox, self._roster, self._put_aside, on_event)
 
     def run(self) -> RunRecord:
@@ -137,7 +139,7 @@ class Federation:
         received = self._exchange.ask(self._train_question(number, model, members), members)
         for item in received:
             self._pace.note(item.reply.site, item.seconds)
-            self._holds[item.reply.site] = model.digest
+        self._note_holders(model.digest, members, {item.reply.site for item in received})
         kept = self._keep(number, received)
         measured = self._measured({item.reply.site: item.reply.validation for item in kept})
         with ThreadPoolExecutor(1) as beside:  # the sites wait for both
@@ -151,6 +153,7 @@ class Federation:
             )
             seconds = time.perf_counter() - averaging
             best = saved.result()
+        down, up = self._traffic.take()
         record = RoundRecord(
             round=number,
             seconds=time.perf_counter() - began,
@@ -160,8 +163,18 @@ class Federation:
             measured=measured,
             sites=tuple(_site_record(item, diagnostics) for item in kept),
             set_aside=tuple(self._set_aside),
+            bytes_down=down,
+            bytes_up=up,
         )
         self._complete(record, averaged, best, model.memory)
+
+    def _note_holders(self, digest: str, members: Sequence[Member], answered: Collection[str]) -> None:
+        """Who has a model now: whoever was there for it, though the answer was late or wrong.
+
+        One that was not says so when the next change comes, and gets that model whole.
+        """
+        there = {*answered, *(member.site for member in self._roster.online())}
+        self._holds.update({member.site: digest for member in members if digest and member.site in there})
 
     def _everybody(self, members: Sequence[Member]) -> set[str]:
         """All sites that have ever been in the run: what strategies remember of one stays while it is away."""
@@ -211,7 +224,8 @@ class Federation:
         reports = {item.reply.site: item.reply.validation for item in received}
         final = self._measured(reports)
         best = self._keep_best(final, last)
-        record = RunRecord(self._state.run, self._state.round, final, best, reports, tuple(self._set_aside))
+        told = (self._state.run, self._state.round, final, best, reports, tuple(self._set_aside))
+        record = RunRecord(*told, *self._traffic.take())
         write_json(self._folder / RESULT_FILE, {**plain(record), **model_notes(self._settings)})
         self._emit(RunFinished(record))
         return record
@@ -240,7 +254,8 @@ class Federation:
         )
         longest = cache(partial(longest_update, state.weights))  # not worked out before the sites are at work
         read = partial(read_train, request=request, digest=model.digest, longest=longest)
-        counted = last_counted(state.history) if settings.strategy.rule.follows else None
+        follows = settings.strategy.rule.follows or not request.exchange.plain
+        counted = last_counted(state.history) if follows else None
         delivery = Delivery(model, request.encode, self._holders(members), counted)
         return Question(TRAIN, number, delivery, settings.round_deadline_s, self._pace, settings.again_s, read)
 

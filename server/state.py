@@ -23,7 +23,7 @@ from segformer3d.tensor_file import write_tensors
 from server.federation import FederationSettings
 from server.run_folder import round_of, state_path, states
 
-FORMAT = "segfed-state-2"
+FORMAT = "segfed-state-3"
 KEPT = 2
 _DESCRIPTION = "segfed"
 _FIELDS: Mapping[str, type] = {"run": str, "round": int, "fingerprint": dict, "history": list}

@@ -202,8 +202,7 @@ def _final_dice(run: Finished, site: str) -> float | None:
 
 
 def _traffic(run: Finished) -> str:
-    sites = [site for record in run.journal.rounds for site in record["sites"]]
-    total = sum(site["bytes_up"] + site["bytes_down"] for site in sites)
+    total = run.summary["all_bytes_up"] + run.summary["all_bytes_down"]
     share = run.summary["overhead_share"]
     added = "" if share is None else f" The federation added {percent(share)} to the sites' own computing."
     return (

@@ -102,8 +102,7 @@ def _curve(run: Run, rounds: Sequence[Mapping[str, Any]], final: Mapping[str, An
     measured.append({name: (report["dice"], report["cases"]) for name, report in final.items()})
     up = down = 0
     for record, reports in zip(rounds, measured, strict=True):
-        up += sum(site["bytes_up"] for site in record["sites"])
-        down += sum(site["bytes_down"] for site in record["sites"])
+        up, down = up + record["bytes_up"], down + record["bytes_down"]
         yield up, down, _together(run, reports)
 
 

@@ -16,7 +16,7 @@ from segformer3d.files import write_atomic, write_json, write_text
 from segformer3d.report.charts import RoundPoint, comparison_bars, round_curves
 from segformer3d.results import Evaluation
 from segformer3d.tasks import Task
-from server.federation import NORMS_KEPT
+from server.federation import norms_kept
 from server.records import Event, RoundFinished, RunFinished, RunRecord, SitesReady, mean_dice, plain
 from server.rounds import LAST_FILE
 from simulations.comparison import NOT_MEASURED, Compared, at_the_sites, comparison_of
@@ -142,7 +142,7 @@ def summarise_run(
         "scenario": settings.scenario,
         "hostile": list(settings.hostile_sites),
         "strategy": settings.strategy.name,
-        "norms": NORMS_KEPT if settings.strategy.rule.local_norms else None,
+        "norms": norms_kept(settings.strategy) if settings.strategy.rule.local_norms else None,
         "engine": settings.engine,
         "exchange": settings.exchange,
         "seed": settings.seed,
@@ -157,8 +157,8 @@ def summarise_run(
         "bytes_up": _mean([site["bytes_up"] for site in sites]),
         "bytes_down": _mean([site["bytes_down"] for site in sites]),
         "bytes_are": "mean size of one message of one site in one round",
-        "all_bytes_up": sum(site["bytes_up"] for site in sites),
-        "all_bytes_down": sum(site["bytes_down"] for site in sites),
+        "all_bytes_up": sum(record["bytes_up"] for record in journal.rounds) + journal.final.bytes_up,
+        "all_bytes_down": sum(record["bytes_down"] for record in journal.rounds) + journal.final.bytes_down,
         "weights_sha256": weights_sha256(read_weights(folder / LAST_FILE)[0]),
         "model": LAST_FILE,
         "compared": {

@@ -20,7 +20,7 @@ from segformer3d.cases import find_cases
 from segformer3d.checkpoint import load
 from segformer3d.errors import ConfigurationError
 from segformer3d.evaluation import evaluate
-from segformer3d.files import write_json, write_whole
+from segformer3d.files import in_use, write_json, write_whole
 from segformer3d.fit import initial_model
 from segformer3d.inference import choose_device
 from segformer3d.report.evaluation_report import Circumstances, write_evaluation_report
@@ -60,11 +60,9 @@ def start_simulation(settings: SimulationSettings, out: Path | None) -> Path:
         SegfedError: settings, data, disk or sites are not as they must be.
         KeyboardInterrupt: with a hint how to go on.
     """
-    task = settings.resolve_task()
-    if settings.scenario is not None:
-        get_scenario(settings.scenario).check(task)
+    task = task_of(settings)
     folder = out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{task.name}"
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if in_use(folder):
         raise ConfigurationError(f"{folder} is not empty; choose another --out, or go on with --resume {folder}")
     choose_device(settings.device)
     threads = max(1, cores() // settings.at_once)
@@ -72,6 +70,18 @@ def start_simulation(settings: SimulationSettings, out: Path | None) -> Path:
     described = {"run": run.name, "settings": settings.to_json(), "task": task.to_json(), "threads": threads}
     write_json(folder / RUN_FILE, {**described, "parallel": settings.at_once})
     return _play(run)
+
+
+def task_of(settings: SimulationSettings) -> Task:
+    """What a run segments, which its scenario must suit.
+
+    Raises:
+        SegfedError: the data cannot be read, or the scenario is for other tasks.
+    """
+    task = settings.resolve_task()
+    if settings.scenario is not None:
+        get_scenario(settings.scenario).check(task)
+    return task
 
 
 def resume_simulation(folder: Path) -> Path:

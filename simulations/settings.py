@@ -118,12 +118,13 @@ class SimulationSettings:
     def _check_strategy(self, *, private: bool) -> None:
         if self.sites < self.strategy.fewest_sites:
             raise ConfigurationError(
-                f"the strategy {self.strategy.name} needs {self.strategy.fewest_sites} sites, got --sites {self.sites}"
+                f"the strategy {self.strategy.name} needs {self.strategy.fewest_sites} sites or more"
+                f"{self.strategy.why_fewest}, got --sites {self.sites}"
             )
         if self.needed_sites < self.strategy.fewest_sites:
             raise ConfigurationError(
-                f"the strategy {self.strategy.name} needs {self.strategy.fewest_sites} good replies a round, got "
-                f"--minimum-sites {self.minimum_sites}"
+                f"the strategy {self.strategy.name} needs {self.strategy.fewest_sites} good replies a round"
+                f"{self.strategy.why_fewest}, got --minimum-sites {self.minimum_sites}"
             )
         check_exchange(self.strategy, named_exchange(self.exchange))
         if private:

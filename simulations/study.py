@@ -15,12 +15,12 @@ from typing import Any
 from rich.console import Console
 
 from segformer3d.errors import ConfigurationError, DataError
-from segformer3d.files import write_json
+from segformer3d.files import in_use, write_json
 from segformer3d.report.writing import HTML
 from segformer3d.terminal import make_console
 from server.strategies.strategy import Strategy, named_strategy, strategy_from_json
 from simulations.outcomes import POOLED, Outcome, outcome_of, pooled_outcome
-from simulations.run import resume_simulation, start_simulation
+from simulations.run import resume_simulation, start_simulation, task_of
 from simulations.run_folder import RUN_FILE
 from simulations.settings import SimulationSettings
 
@@ -122,8 +122,9 @@ def begin_study(study: Study, folder: Path) -> Path:
         SegfedError: the folder is in use, or data, disk or sites are not as they must be.
         KeyboardInterrupt: with a hint how to go on.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if in_use(folder):
         raise ConfigurationError(f"{folder} is not empty; choose another --out, or go on with --resume {folder}")
+    task_of(study.settings)  # what is wrong is said before anything is there
     write_json(folder / STUDY_FILE, study.to_json())
     return play_study(folder)
 

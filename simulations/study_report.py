@@ -15,7 +15,7 @@ from scipy.stats import t as student
 from segformer3d.figures import BLUE, DPI, GREEN, ORANGE, PURPLE, SKY, VERMILLION
 from segformer3d.files import write_atomic, write_json, write_text
 from segformer3d.terminal import plain_bytes, plain_duration
-from server.federation import NORMS_KEPT
+from server.federation import norms_kept
 from simulations.outcomes import POOLED, Outcome
 from simulations.study import Study, variant_name
 
@@ -227,7 +227,7 @@ def _notes(study: Study, targets: Mapping[int, float]) -> list[str]:
         if strategy.rule.personal:
             told.append(f"{name}: the worst site is by the sites' personal models; all else is of the global model.")
         if strategy.rule.local_norms:
-            told.append(f"{name}: the norms of the model are {NORMS_KEPT}.")
+            told.append(f"{name}: the norms of the model are {norms_kept(strategy)}.")
     return told
 
 

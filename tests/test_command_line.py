@@ -24,6 +24,8 @@ from segformer3d.checkpoint import load, save
 from segformer3d.model import build
 from segformer3d.tasks import task_of_folder
 
+# What a model of FedBN's says of itself.
+NORMS_KEPT = "the mean of the sites', each of which has kept its own and measured its validation cases with them"
 TINY = """
 [model]
 embed_dims = [8, 16]
@@ -159,8 +161,8 @@ def test_a_federation_leaves_a_whole_run_folder(finished):
     assert 0 <= told["overhead_share"] <= 1
     assert told["bytes_up"] > 0
     assert told["bytes_down"] > 0
-    assert told["all_bytes_up"] == pytest.approx(2 * 3 * told["bytes_up"])
-    assert told["all_bytes_down"] == pytest.approx(2 * 3 * told["bytes_down"])
+    assert told["all_bytes_up"] == pytest.approx(2 * 3 * told["bytes_up"], rel=0.05)
+    assert told["all_bytes_down"] == pytest.approx(2 * (3 + 1) * told["bytes_down"], rel=0.05)  # a closing measurement
     assert load(finished / told["model"]).config.embed_dims == (8, 16)
     listed = re.findall(r"^\| ([^|]+) \|", (finished / "README.md").read_text(), re.M)
     names = [name for cell in listed for name in re.findall(r"`([^`]+)`", cell)]

@@ -15,9 +15,8 @@ from segformer3d.checkpoint import load, load_task, read_weights, save
 from segformer3d.model import build
 from segformer3d.tasks import get_task
 from segformer3d.tensor_file import write_tensors
-from server.federation import NORMS_KEPT
 
-from .test_command_line import config, dataset, one_line, run  # noqa: F401 - some are fixtures
+from .test_command_line import NORMS_KEPT, config, dataset, one_line, run  # noqa: F401 - some are fixtures
 
 
 def faster(config: Path, folder: Path) -> Path:  # noqa: F811

@@ -38,9 +38,11 @@ def test_the_summary_tells_the_bytes_each_way_and_they_are_fewer(finished, words
     packed, plain = summary(finished), summary(tmp_path / "plain")
     assert (packed["exchange"], plain["exchange"]) == ("compact", "fp32")
     rounds = [json.loads(line) for line in (finished / "rounds.jsonl").read_text().splitlines()]
-    sites = [site for record in rounds for site in record["sites"]]
+    closing = json.loads((finished / "result.json").read_text())
     for way in ("bytes_up", "bytes_down"):
-        assert packed[f"all_{way}"] == sum(site[way] for site in sites)
+        assert packed[f"all_{way}"] == sum(record[way] for record in rounds) + closing[way]
+        used = sum(site[way] for record in rounds for site in record["sites"])
+        assert used < packed[f"all_{way}"] < used + (2.2 * packed["bytes_down"] if way == "bytes_down" else 20_000)
         assert packed[way] < 0.5 * plain[way]
     assert packed["weights_sha256"] != plain["weights_sha256"]
 

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from server.federation import NORMS_KEPT
-
-from .test_command_line import TINY, blob_case, run, run_process, summary
+from .test_command_line import NORMS_KEPT, TINY, blob_case, run, run_process, summary
 
 ALL_AT_ONCE = '[strategy]\nname = "scaffold"\nlocal_norms = true\npersonal = 0.1\n'
 

@@ -11,11 +11,10 @@ from segformer3d.checkpoint import load, read_weights
 from segformer3d.errors import ConfigurationError
 from segformer3d.terminal import make_console
 from segformer3d.toml_file import read_toml
-from server.federation import NORMS_KEPT
 from simulations.outcomes import POOLED, Outcome, outcome_of
 from simulations.study import Study, asked_for, study_from_json
 from simulations.study_report import gains_of, lines_of, reached, spread_of, targets_of, write_study_report
-from tests.test_command_line import TINY, blob_case, one_line, run
+from tests.test_command_line import NORMS_KEPT, TINY, blob_case, one_line, run, summary
 
 MIXED = "compared/personal-site-1/model.safetensors"
 
@@ -80,6 +79,25 @@ def test_a_study_goes_on_where_it_stopped(study: Path) -> None:
     assert kept.stat().st_mtime_ns == stamp, "finished runs are not played again"
 
 
+def test_a_kill_before_a_runs_first_file_is_in_nobodys_way(study: Path, tmp_path: Path) -> None:
+    """What is half written then has a name of its own kind; any other file is somebody's."""
+    place = study / "runs" / "fedprox-seed-1"
+    kept = place.rename(tmp_path / "kept")
+    place.mkdir()
+    place.joinpath(f".{'0a' * 16}.run.json").touch()
+    run("simulate", "--resume", study)
+    assert summary(place)["weights_sha256"] == summary(kept)["weights_sha256"]
+    for name in ("run.json", "report.html"):
+        place.joinpath(name).unlink()
+    assert "is not empty" in one_line(run("simulate", "--resume", study, code=1))
+
+
+def test_data_that_is_not_there_leaves_no_folder(tmp_path: Path) -> None:
+    words = ["--data", tmp_path / "none", "--seeds", 2, "--out", tmp_path / "out"]
+    assert "there is no folder" in one_line(run("simulate", *words, code=1))
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_outcome_is_what_the_run_wrote(study: Path) -> None:
     place = study / "runs" / "fedavg-seed-0"
     found = outcome_of(place, "fedavg", 0)
@@ -87,7 +105,7 @@ def test_an_outcome_is_what_the_run_wrote(study: Path) -> None:
     final = json.loads((place / "result.json").read_text())
     assert found.curve[0][2] == rounds[1]["measured"]["mean_dice"], "round 2 measures what round 1 left"
     assert found.curve[1][2] == final["final"]["mean_dice"]
-    assert found.curve[1][0] == sum(site["bytes_up"] for record in rounds for site in record["sites"])
+    assert found.curve[1][0] == sum(record["bytes_up"] for record in rounds)
     own = [sum(site["dice"]) / len(site["dice"]) for site in final["sites"].values() if site["cases"]]
     assert found.worst == pytest.approx(min(own))
 
@@ -100,7 +118,10 @@ def test_an_outcome_is_what_the_run_wrote(study: Path) -> None:
         (["--exchange", "fp32,morse"], "morse"),
         (["--exchange", "int8,int8"], "names one exchange twice"),
         (["--seeds", 0], "--seeds must be a whole number in [1, 100]"),
-        (["--strategy", "krum,fedavg", "--sites", 4], "the strategy krum needs 5 sites, got --sites 4"),
+        (
+            ["--strategy", "krum,fedavg", "--sites", 4],
+            "krum needs 5 sites or more (2 hostile + 3, with hostile = 1), got --sites 4",
+        ),
         (["--strategy", "fedavg,scaffold", "--epsilon", 8], "a private run cannot have the strategy scaffold"),
     ],
 )

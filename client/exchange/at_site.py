@@ -1,10 +1,11 @@
 """What a site remembers from round to round: the model that it holds, and what its last update lost on the way.
 
 Both lie in the run's folder at the site. `held.safetensors` is the model of the last request: the next one may be its
-change. `residual-0007.safetensors` is e after round 7, what was lost of u + e when it was coded; the next update starts
-from it. The residuals of three rounds are kept, so that a site that is asked again for a round sends the same bytes.
-One is dropped where it is not of the round before, or where that round was trained from another model than the one that
-this round's model says it came after: then it belongs to a past that was redone.
+change. `residual-0007.safetensors` is e after round 7, what was lost of u + e when it was coded; the next update that
+counts starts from it, also when the site has missed rounds meanwhile. The residuals of three rounds are kept, so that a
+site that is asked again for a round sends the same bytes. One is dropped where its update did not count, and one of the
+round before where that was trained from another model than the one that this round's model says it came after: then it
+belongs to a past that was redone. One that is damaged is dropped, too: it costs what one message lost.
 """
 
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from client.round_files import RoundFiles
 from client.site import SiteSettings
 from client.weights import Weights, decode_weights, is_buffer, layout_of
 from segformer3d.config import ModelConfig
-from segformer3d.errors import CheckpointError, ReplyError
+from segformer3d.errors import ReplyError
 from segformer3d.model import skeleton
 from segformer3d.tasks import Task
 from segformer3d.tensor_file import write_tensors
@@ -89,7 +90,7 @@ def receive_model(site: SiteSettings, run: str, task: Task, record: ArrayRecord)
 
 
 def send_update(
-    folder: Path, part: Part, exchange: Exchange, received: Weights, update: Weights
+    folder: Path, part: Part, exchange: Exchange, received: Weights, update: Weights, counted: int
 ) -> tuple[Weights, bytes | None]:
     """An update as the server will see it, and its payload; what it lost is kept for the next round's.
 
@@ -101,17 +102,17 @@ def send_update(
         exchange: how it shall travel.
         received: the model that was trained.
         update: what training made of it.
+        counted: the last round before this one whose update of this site went into the model, 0 for none.
 
     Raises:
         ReplyError: the update is not finite.
-        CheckpointError: what was kept is damaged.
         StorageError: it cannot be kept.
     """
     if exchange.up is None:
         return update, None
     digest, number = digest_of_weights(received), part.index + 1
     wanted = flat(update)
-    residual = _residual_before(folder, number, held_at(folder), digest, wanted.size)
+    residual = _residual_of(folder, counted, wanted.size, held_at(folder).base if counted == number - 1 else None)
     if residual is not None:
         wanted = wanted + residual
     buffers = {name: value for name, value in update.items() if is_buffer(name)}
@@ -124,19 +125,19 @@ def send_update(
     return sent, payload
 
 
-def _residual_before(folder: Path, number: int, held: Held, digest: str, size: int) -> Floats | None:
-    """What the update of the round before lost; None where this round does not follow on it."""
+def _residual_of(folder: Path, counted: int, size: int, base: str | None) -> Floats | None:
+    """What the update of this round lost; None where that is not known, or is of another model than this base."""
     kept = RoundFiles(folder, RESIDUAL)
-    path = kept.before(number)
-    if path is None or path != kept.after(number - 1):
+    path = kept.before(counted + 1)
+    if path is None or path != kept.after(counted):
         return None
     try:
         with safe_open(path, "np") as stored:
             model = (stored.metadata() or {}).get(_MODEL)
             residual: Floats = stored.get_tensor(RESIDUAL)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); remove it, and the round starts without") from error
-    if held.digest != digest or model != held.base or residual.shape != (size,):
+    except (SafetensorError, OSError):
+        return None
+    if base not in (None, model) or residual.shape != (size,):
         return None
     return residual if np.isfinite(residual).all() else None
 

@@ -13,6 +13,7 @@ import zstandard
 from client.exchange.settings import CODECS
 from client.names import DIGEST
 from segformer3d.errors import ReplyError
+from segformer3d.files import Buffer
 
 _LONGEST_HEADER = 512  # bytes; two digests and a name are 180
 _LEVEL = 1  # symbols have no repeats to look for: higher levels take longer and code them no better
@@ -47,17 +48,18 @@ def seal(header: Header, parts: Sequence[bytes]) -> bytes:
     return b"".join([len(text).to_bytes(2, "little"), text, *frame, stream.flush()])
 
 
-def read_header(payload: bytes) -> tuple[Header, bytes]:
-    """The header of a payload, and the frame behind it.
+def read_header(payload: Buffer) -> tuple[Header, memoryview]:
+    """The header of a payload, and the frame behind it, of which nothing is copied.
 
     Raises:
         ReplyError: it is cut off, too long, or not what `seal` writes.
     """
+    payload = memoryview(payload)
     end = 2 + int.from_bytes(payload[:2], "little")
     if not 2 < end <= len(payload) or end > _LONGEST_HEADER:
         raise ReplyError("the payload is cut off, or no payload at all")
     try:
-        values = json.loads(payload[2:end])
+        values = json.loads(bytes(payload[2:end]))
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict) or set(values) != {item.name for item in fields(Header)}:
@@ -69,7 +71,7 @@ def read_header(payload: bytes) -> tuple[Header, bytes]:
     return Header(**values), payload[end:]
 
 
-def unseal(frame: bytes, fewest: int, most: int) -> bytes:
+def unseal(frame: Buffer, fewest: int, most: int) -> bytes:
     """The content of a frame, which must be of so many bytes.
 
     Raises:

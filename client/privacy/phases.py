@@ -103,9 +103,8 @@ def train_private_site(
         )
         promise = promise.having_spent(spent(_of_run(ledger, request.run), promise.delta))
         # The update is private by now: whatever is made of it, such as fewer bytes, costs nobody anything.
-        update, payload = send_update(
-            folder, part, request.exchange, request.weights, update_of(model, request.weights)
-        )
+        trained = update_of(model, request.weights)
+        update, payload = send_update(folder, part, request.exchange, request.weights, trained, request.counted)
         reply = TrainReply(
             site.name,
             request.run,

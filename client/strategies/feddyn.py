@@ -3,6 +3,10 @@
 Acar et al., "Federated Learning Based on Dynamic Regularization", ICLR 2021. With h_i zero at first, a site's gradient
 becomes g - h_i + alpha (w - x), x being what it received, and after the round h_i' = h_i - alpha (w - x), with w - x as
 it arrives, so that server and sites remember the same. The server's part is `server.strategies.dynamic`.
+
+h_i is the gradient at w only where the site has minimised its loss. A round of AdamW's steps, whose length does not
+shrink with the gradient, ends short of or beyond that; with a small alpha the memory then adds up errors faster than
+the terms can hold (docs/heterogeneity.md has the figures).
 """
 
 from collections.abc import Mapping

@@ -3,7 +3,7 @@
 Karimireddy et al., "SCAFFOLD: Stochastic Controlled Averaging for Federated Learning", ICML 2020. In each step the
 gradient g becomes g - c_i + c. The paper's second way to renew c_i, c_i - c + (x - y_i) / (K η), is, for plain gradient
 descent, the mean of the round's gradients; that mean means the same under AdamW and a falling learning rate, so it is
-what is taken here:
+what is taken here, g being clipped as for the step:
 
     c_i' = mean of g over the round's steps       sent: c_i' - c_i       kept at the site: c_i + what arrived of it
 """

@@ -1,7 +1,8 @@
 """The average of the global model over rounds: later rounds count more, and their noise cancels.
 
 Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization", UAI 2018, with exponentially
-falling weights. The federation trains on from its last model; the average is what it ends with.
+falling weights. The federation trains on from its last model; the average is what it ends with. The paper measures a
+batch norm's statistics anew for the averaged weights; a server has no data, so statistics are averaged like weights.
 """
 
 from collections.abc import Mapping

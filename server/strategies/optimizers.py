@@ -2,12 +2,15 @@
 
 Momentum (FedAvgM): Hsu, Qi and Brown, "Measuring the Effects of Non-Identical Data Distribution for Federated Visual
 Classification", 2019: v' = beta v + Δ, x' = x + rate v'. Adam and Yogi: Reddi et al., "Adaptive Federated
-Optimization", ICLR 2021, algorithm 2, without a bias correction:
+Optimization", ICLR 2021, algorithm 2, without a bias correction (which Flower's FedAdam has, and the paper has not):
 
     m' = beta m + (1 - beta) Δ
     v' = beta2 v + (1 - beta2) Δ²                     (Adam)
     v' = v - (1 - beta2) Δ² sign(v - Δ²)              (Yogi)
     x' = x + rate m' / (√v' + tau)
+
+Both start from m = v = 0, where the paper asks for v >= tau²: a first step is the longer for it, and the memory of the
+first value is gone after a few rounds.
 
 Only parameters take such steps: a batch norm's statistics are measured, not learnt, and momentum would carry a variance
 below zero.

@@ -3,7 +3,8 @@
 "cases": n_k / Σ n, McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", AISTATS
 2017. "equal": one each. "loss": n_k F_k / Σ n F, F_k being the loss of the model as the site received it, so that sites
 that are served worst count more: the gradient of the objective with q = 1 in Li et al., "Fair Resource Allocation in
-Federated Learning", ICLR 2020. A site without a validation case counts with the mean of the others' losses.
+Federated Learning", ICLR 2020. What a site says of its loss is believed, as the number of its cases is: only for sites
+that trust each other. A site without a validation case counts with the mean of the others' losses.
 """
 
 import math

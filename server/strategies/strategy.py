@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from client.exchange.settings import SPARSE, Exchange
+from client.exchange.settings import Exchange
 from client.strategies.rule import LocalRule
 from segformer3d.errors import ConfigurationError
 
 SHARES = ("cases", "equal", "loss")
 CENTRES = ("mean", "median", "trimmed-mean", "krum", "norm-bound")
 OPTIMIZERS = ("none", "momentum", "adam", "yogi")
+_COARSE = ("sparse", "int2")  # an error that is fed back mends a mean in time, and no median
+_PRIVATE = "choose fedavg, or what the server alone does, such as fedavgm, averaged or median"
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Strategy:
             raise ConfigurationError(f"hostile of a strategy must be a whole number in [1, 1000], got {self.hostile!r}")
         if type(self.normalised) is not bool:
             raise ConfigurationError(f"normalised of a strategy must be true or false, got {self.normalised!r}")
+        _check_name(self)
         _check_together(self)
         _check_read(self)
 
@@ -73,6 +76,12 @@ class Strategy:
         """How many good replies a round needs at the least for the centre to mean what it says."""
         needed = {"krum": 2 * self.hostile + 3, "trimmed-mean": 2 * self.hostile + 1, "median": 3, "norm-bound": 3}
         return needed.get(self.centre, 1)
+
+    @property
+    def why_fewest(self) -> str:
+        """Where that depends on a part: which, in words to go behind the number."""
+        needed = {"krum": "2 hostile + 3", "trimmed-mean": "2 hostile + 1"}.get(self.centre)
+        return "" if needed is None else f" ({needed}, with hostile = {self.hostile})"
 
     def to_json(self) -> dict[str, Any]:
         """The strategy as plain JSON values; `strategy_from_json` is its inverse."""
@@ -126,11 +135,11 @@ def check_private(strategy: Strategy) -> None:
         (rule.control, "its control variates are made of gradients that the noise does not cover"),
         (rule.dynamic, "its memory at the sites is not accounted for"),
         (rule.local_norms, "norms that stay at a site would be trained outside what is accounted for"),
-        (rule.personal, "a personal model is trained on patients without noise; train it after the run"),
+        (rule.personal, "a personal model is trained on patients without noise"),
         (strategy.shares == "loss", "its weights are losses, which a private run withholds"),
     ):
         if asked:
-            raise ConfigurationError(f"a private run cannot have the strategy {name}: {why}")
+            raise ConfigurationError(f"a private run cannot have the strategy {name}: {why}; {_PRIVATE}")
 
 
 def check_exchange(strategy: Strategy, exchange: Exchange) -> None:
@@ -139,11 +148,23 @@ def check_exchange(strategy: Strategy, exchange: Exchange) -> None:
     Raises:
         ConfigurationError: it cannot; the text says why.
     """
-    if strategy.centre in ("median", "trimmed-mean") and exchange.up is not None and exchange.up.name == SPARSE:
+    if strategy.centre in ("median", "trimmed-mean") and exchange.name in _COARSE:
         raise ConfigurationError(
-            f"the strategy {strategy.name} cannot have the exchange {exchange.name}: most sites send nothing of a "
-            "parameter, so nothing is what its middle would be; choose compact, or krum"
+            f"the strategy {strategy.name} cannot have the exchange {exchange.name}: it leaves too little of each "
+            "site's change for the middle of them to mean anything; choose compact, or krum"
         )
+
+
+def _check_name(strategy: Strategy) -> None:
+    """Whether a name still says what its preset is about."""
+    usual = PRESETS[strategy.name]
+    rule = usual.get("rule", LocalRule())
+    gone = [name for name in ("normalised", "average") if name in usual and not getattr(strategy, name)]
+    gone += [n for n in ("centre", "optimizer") if n in usual and getattr(strategy, n) != usual[n]]
+    gone += [n for n in ("shares",) if usual.get(n) == "loss" and strategy.shares != "loss"]
+    gone += [n for n, value in rule.to_json().items() if value and not getattr(strategy.rule, n)]
+    for name in gone:
+        raise ConfigurationError(f"{name} is what {strategy.name} is about; with another, give it another name")
 
 
 def _check_together(strategy: Strategy) -> None:
@@ -160,6 +181,10 @@ def _check_together(strategy: Strategy) -> None:
         (
             strategy.rule.dynamic and strategy.rule.local_norms,
             "FedDyn's memory is of a model that all begin a round with",
+        ),
+        (
+            strategy.rule.local_norms and stepped,
+            "FedBN's model has the mean of the sites' norms, which takes no step of the server's",
         ),
         (strategy.normalised and robust, "FedNova weighs every update, a robust centre none"),
         (strategy.rule.control and robust, "SCAFFOLD's control variates are means, which one hostile site can move"),

@@ -206,6 +206,35 @@ def test_a_site_that_lost_the_model_gets_it_whole_in_the_same_round(
     assert usual + 0.7 * plain < lost < usual + 1.3 * plain + 4000  # the change in vain, and the whole
 
 
+@pytest.mark.parametrize("offline", [False, True])
+def test_a_site_whose_answer_did_not_count_still_holds_the_model(
+    tmp_path: Path, hospitals: list[SiteSettings], offline: bool
+) -> None:
+    """It had the request of round 2; only one that was gone then needs the whole in round 3."""
+    sites = hospitals_in(tmp_path / "work", hospitals)
+    grid = TinyGrid(sites)
+
+    def fail(message: Message, reply: Message) -> Message:
+        if message.metadata.group_id == "2":
+            if offline:
+                grid.offline.add(13)
+                (tmp_path / "work" / "site-3" / RUN / HELD).unlink()
+            return Message(Error(ErrorCode.CLIENT_APP_CRASHED, ""), reply_to=message)
+        return reply
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, RoundFinished) and event.record.round == 2:
+            grid.offline.clear()
+
+    sites[13].change = fail
+    settings = tiny_settings(exchange="compact", minimum_sites=2)
+    Federation(grid, settings, tmp_path, tiny_state(settings), on_event).run()
+    told = [{site["site"]: site["bytes_down"] for site in record["sites"]} for record in rounds(tmp_path)]
+    assert "site-3" not in told[1]
+    assert (told[2]["site-3"] == told[2]["site-1"]) != offline
+    assert [kind for kind, _ in sites[13].asked].count(TRAIN) == 3, "no change in vain"
+
+
 def test_a_newcomer_gets_the_whole_model_at_once_and_changes_from_then_on(
     tmp_path: Path, hospitals: list[SiteSettings]
 ) -> None:

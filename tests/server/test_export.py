@@ -12,7 +12,7 @@ from segformer3d.errors import ConfigurationError
 from segformer3d.files import write_json
 from server.coordinator import Coordinator
 from server.export import export_and_print
-from server.federation import NORMS_KEPT
+from server.federation import norms_kept
 from server.run_folder import SETTINGS_FILE, newest_state
 from server.state import read_state
 from server.strategies.strategy import named_strategy
@@ -66,11 +66,12 @@ def test_a_model_whose_norms_are_no_sites_says_so(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder, settings = coordinator.run_folder(RUN), tiny_settings(strategy=named_strategy("fedbn"), rounds=1)
+    kept = norms_kept(settings.strategy)
     write_json(folder / SETTINGS_FILE, settings.to_json())
     federate(TinyGrid({11: TinySite("a"), 12: TinySite("b")}), folder, settings)
     export_and_print(str(coordinator.folder), RUN, str(tmp_path / "out"))
-    assert read_notes(tmp_path / "out" / "last.safetensors")["norms"] == NORMS_KEPT
-    assert f"The models' norms are {NORMS_KEPT}. A site gives" in (tmp_path / "out" / "README.md").read_text()
+    assert read_notes(tmp_path / "out" / "last.safetensors")["norms"] == kept
+    assert f"The models' norms are {kept}. A site gives" in (tmp_path / "out" / "README.md").read_text()
     assert "last.safetensors --norms mean --data DIR" in capsys.readouterr().out.replace("best", "last")
 
 

@@ -29,6 +29,7 @@ from server.state import read_state
 
 from ..client.tiny_site import tiny_weights
 from .tiny_federation import (
+    Site,
     TinyGrid,
     TinySite,
     answering_late,
@@ -100,6 +101,30 @@ def test_a_rounds_record_tells_all(tmp_path: Path) -> None:
     assert record["step_norm"] == pytest.approx(first["update_norm"], rel=1e-4)
     # What a round measures is the model that it started from.
     assert record["measured"] == {"round": 1, "dice": [0.51], "mean_dice": 0.51, "loss": 1.0, "cases": 4}
+
+
+def test_all_bytes_are_counted_whether_they_were_of_use_or_not(tmp_path: Path) -> None:
+    """Of each message that the grid got and gave, and not only of those that counted."""
+    came: list[int] = []
+
+    def counted(site: TinySite) -> Site:
+        def answer(message: Message) -> Message | None:
+            reply = site(message)
+            came.append(0 if reply is None or reply.has_error() else message_bytes(reply.content))
+            return reply
+
+        return answer
+
+    useless = TinySite("site-3", change={TRAIN: lambda content: RecordDict({"about": content["about"]})})
+    grid = TinyGrid({node: counted(site) for node, site in {**two_sites(), 13: useless}.items()})
+    events = federate(grid, tmp_path)
+    records = [*(event.record for event in finished(events)), events[-1].record]
+    assert len(put_aside(events)) == 3
+    assert sum(record.bytes_down for record in records) == sum(message_bytes(m.content) for m in grid.sent)
+    assert sum(record.bytes_up for record in records) == sum(came)
+    first = lines(tmp_path)[0]
+    of_use = sum(site["bytes_down"] for site in first["sites"])
+    assert first["bytes_down"] > 1.4 * of_use, "the third site got its model, too"
 
 
 def test_the_best_model_is_the_one_that_was_measured_best(tmp_path: Path) -> None:

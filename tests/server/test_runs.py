@@ -125,7 +125,7 @@ def test_progress_is_what_happened_last(tmp_path: Path) -> None:
     assert (found.phase, found.round, found.rounds) == ("training", 1, 3)
     assert found.sites == {"a": "answered", "b": "set aside: its disk is full"}
     score = Score(3, (0.5,), 0.5, 1.0, 2)
-    journal.note(RunFinished(RunRecord("r", 3, score, None, {"a": ValidationReport((0.5,), 1.0, 2, 0.1)}, ())))
+    journal.note(RunFinished(RunRecord("r", 3, score, None, {"a": ValidationReport((0.5,), 1.0, 2, 0.1)}, (), 0, 0)))
     journal.close(None)
     assert read_outcome(tmp_path) == (True, None)
     Journal(tmp_path, rounds=3)  # it goes on

@@ -7,18 +7,27 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Message, Metadata, MetricRecord, RecordDict
 from flwr.app.message.message import make_message
-from flwr.serverapp.strategy import FedAvgM, FedMedian, FedTrimmedAvg, FedYogi, MultiKrum
+from flwr.serverapp.strategy import FedAvg, FedAvgM, FedMedian, FedTrimmedAvg, FedYogi, MultiKrum
 from hypothesis import given
 from hypothesis import strategies as st
 
 from client.contract import TrainReply
+from client.exchange.settings import named_exchange
 from client.weights import Weights
 from segformer3d.errors import ConfigurationError
 from segformer3d.training import TrainingReport, ValidationReport
 from server.aggregation import AggregationState, apply, common_control, final_weights, init
+from server.federation import norms_kept
 from server.strategies.krum import chosen_sites
 from server.strategies.nova import nova_coefficients
-from server.strategies.strategy import PRESETS, Strategy, check_private, named_strategy, strategy_from_json
+from server.strategies.strategy import (
+    PRESETS,
+    Strategy,
+    check_exchange,
+    check_private,
+    named_strategy,
+    strategy_from_json,
+)
 
 F4 = np.float32
 GLOBAL = {"w": np.array([1.0, 2.0], F4), "bn.running_mean": np.array([9.0], F4)}
@@ -159,9 +168,7 @@ def test_sites_that_are_served_worst_count_more() -> None:
 # --- Flower's own ----------------------------------------------------------------------------------------------------
 
 
-def flowers(
-    strategy: FedAvgM | FedYogi | FedMedian | FedTrimmedAvg | MultiKrum, rounds: list[list[TrainReply]]
-) -> Weights:
+def flowers(strategy: FedAvg, rounds: list[list[TrainReply]]) -> Weights:
     """The parameters after rounds of Flower's strategy, which takes models where ours takes updates."""
     weights = {"w": GLOBAL["w"].astype(np.float64)}
     for number, replies in enumerate(rounds, start=1):
@@ -337,6 +344,14 @@ def test_parts_are_set_beside_the_name() -> None:
         ({"name": "fedavgm", "floor": 0.1}, "floor of a strategy has no effect unless optimizer is adam or yogi"),
         ({"name": "median", "hostile": 2}, "hostile of a strategy has no effect unless centre is trimmed-mean or krum"),
         ({"rule": 3}, "rule of a strategy must be a table"),
+        ({"name": "fedbn", "optimizer": "momentum"}, "takes no step of the server's"),
+        ({"name": "feddyn", "dynamic": 0}, "dynamic is what feddyn is about"),
+        ({"name": "scaffold", "control": False}, "control is what scaffold is about"),
+        ({"name": "averaged", "average": 0}, "average is what averaged is about"),
+        ({"name": "fednova", "normalised": False}, "normalised is what fednova is about"),
+        ({"name": "median", "centre": "krum"}, "centre is what median is about"),
+        ({"name": "fedyogi", "optimizer": "adam"}, "optimizer is what fedyogi is about"),
+        ({"name": "qfedavg", "shares": "cases"}, "shares is what qfedavg is about"),
         ({"normalised": 1}, "normalised of a strategy must be true or false"),
     ],
 )
@@ -378,3 +393,23 @@ def test_robust_centres_say_how_many_sites_they_need() -> None:
         "krum": 5,
         "norm-bound": 3,
     }
+    assert Strategy("krum", centre="krum", shares="equal", hostile=2).why_fewest == " (2 hostile + 3, with hostile = 2)"
+    assert named_strategy("median").why_fewest == ""
+
+
+@pytest.mark.parametrize("exchange", ["sparse", "int2"])
+def test_a_middle_of_sites_needs_more_than_a_coarse_exchange_leaves(exchange: str) -> None:
+    for name in ("median", "trimmed-mean"):
+        with pytest.raises(ConfigurationError, match=r"cannot have the exchange .*; choose compact, or krum"):
+            check_exchange(named_strategy(name), named_exchange(exchange))
+        check_exchange(named_strategy(name), named_exchange("compact"))
+    check_exchange(named_strategy("krum"), named_exchange(exchange))
+
+
+def test_it_is_said_whose_norms_a_model_of_fedbns_has() -> None:
+    for asked, told in (
+        ({}, "the mean of the sites', each of which has kept its own"),
+        ({"centre": "median", "shares": "equal"}, "the median of the sites', each of which has kept its own"),
+        ({"average": 0.8}, "the mean of the sites' (in the last model averaged over rounds), each of which"),
+    ):
+        assert norms_kept(strategy_from_json({"name": "fedbn", **asked})).startswith(told)

@@ -15,7 +15,7 @@ def journal_of(
     journal = Journal(at_once, [])
     sites = {f"site-{n}": ValidationReport((0.5,), 1.0, 1, seconds) for n, seconds in enumerate(final)}
     score = Score(len(rounds), (0.5,), 0.5, 1.0, 1)
-    journal.note(RunFinished(RunRecord("run", len(rounds), score, None, sites, ())))
+    journal.note(RunFinished(RunRecord("run", len(rounds), score, None, sites, (), 0, 0)))
     for seconds in rounds:
         journal._own_rounds.append({"sites": [{"training_seconds": s, "validation_seconds": 0.0} for s in seconds]})
     ready = [PrepareReply(f"site-{n}", "run", 1, 1, 0, (0.1,), seconds) for n, seconds in enumerate(preparing)]

@@ -20,7 +20,7 @@ from client.exchange.settings import EXCHANGES
 from client.limits import RefusalError, SiteLimits
 from client.site import SiteSettings
 from client.weights import Weights, encode_weights, is_buffer
-from segformer3d.errors import CheckpointError, ReplyError
+from segformer3d.errors import ReplyError
 from segformer3d.training import Part
 
 from ..tiny_site import RUN, TINY, tiny_weights
@@ -61,9 +61,12 @@ def part(number: int) -> Part:
     return Part(number - 1, ROUNDS, 1, 7, "site-1")
 
 
-def play(site: SiteSettings, change: Change, number: int, name: str = "compact") -> tuple[Weights, bytes]:
-    weights = receive(site, change.payload)
-    sent, payload = send_update(site.work / RUN, part(number), EXCHANGES[name], weights, update(number))
+def play(
+    site: SiteSettings, change: Change, number: int, name: str = "compact", counted: int | None = None
+) -> tuple[Weights, bytes]:
+    """A round of a site whose update of the round before has counted, if nothing else is said."""
+    weights, last = receive(site, change.payload), number - 1 if counted is None else counted
+    sent, payload = send_update(site.work / RUN, part(number), EXCHANGES[name], weights, update(number), last)
     assert payload is not None
     return sent, payload
 
@@ -123,7 +126,7 @@ def test_plain_models_are_not_kept(site: SiteSettings) -> None:
     receive_model(site, RUN, TINY, encode_weights(tiny_weights()))
     assert not (site.work / RUN).exists()
     own = update(1)
-    assert send_update(site.work / RUN, part(1), EXCHANGES["fp32"], tiny_weights(), own) == (own, None)
+    assert send_update(site.work / RUN, part(1), EXCHANGES["fp32"], tiny_weights(), own, 0) == (own, None)
     assert not (site.work / RUN).exists()
 
 
@@ -145,35 +148,70 @@ def test_a_round_that_is_redone_gives_the_same_bytes(site: SiteSettings) -> None
     assert play(site, changes[3], 4)[1] == payloads[3]  # the reply was lost
     (site.work / RUN / "residual-0004.safetensors").unlink()  # or the site died before it was done
     assert play(site, changes[3], 4)[1] == payloads[3]
-    whole = pack_whole(changes[3].model, changes[3].digest, changes[3].base)
     (site.work / RUN / HELD).unlink()
-    receive(site, whole)  # however the model came
+    receive(site, whole(changes[3]))  # however the model came
     assert play(site, changes[3], 4)[1] == payloads[3]
     assert len(set(payloads)) == 4
 
 
-def test_what_was_lost_in_another_past_is_dropped(site: SiteSettings, tmp_path: Path) -> None:
-    fresh = SiteSettings("site-1", tmp_path, tmp_path / "fresh")
-    changes, others = models(3), models(3, seed=4)
-    receive(fresh, pack_whole(changes[2].model, changes[2].digest, changes[2].base))
-    without = play(fresh, changes[2], 3)[1]
-    play(site, changes[0], 1)
-    receive(site, pack_whole(changes[2].model, changes[2].digest, changes[2].base))
-    assert play(site, changes[2], 3)[1] == without  # it missed round 2
-    elsewhere = SiteSettings("site-1", tmp_path, tmp_path / "elsewhere")
+def whole(change: Change) -> bytes:
+    return pack_whole(change.model, change.digest, change.base)
+
+
+@pytest.fixture
+def without(tmp_path: Path) -> bytes:
+    """What a site sends in round 3 that has lost nothing before."""
+    fresh, change = SiteSettings("site-1", tmp_path, tmp_path / "fresh"), models(3)[2]
+    receive(fresh, whole(change))
+    return play(fresh, change, 3, counted=0)[1]
+
+
+def test_what_was_lost_in_another_past_is_dropped(site: SiteSettings, without: bytes) -> None:
+    """Round 2 was redone with other sites."""
+    change, others = models(3)[2], models(2, seed=4)
     for n in (1, 2):
-        play(elsewhere, others[n - 1], n)
-    receive(elsewhere, pack_whole(changes[2].model, changes[2].digest, changes[2].base))
-    assert play(elsewhere, changes[2], 3)[1] == without  # round 2 was redone with other sites
+        play(site, others[n - 1], n)
+    receive(site, whole(change))
+    assert play(site, change, 3)[1] == without
 
 
-def test_a_damaged_residual_is_one_line(site: SiteSettings) -> None:
-    first, second = models(2)
-    play(site, first, 1)
-    path = site.work / RUN / "residual-0001.safetensors"
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(CheckpointError, match="damaged"):
-        play(site, second, 2)
+@pytest.mark.parametrize("name", ["compact", "sparse"])
+def test_what_was_lost_waits_while_a_site_misses_rounds(site: SiteSettings, name: str) -> None:
+    changes, (one, three) = models(3), (flat(update(n)).astype(np.float64) for n in (1, 3))
+    first = flat(play(site, changes[0], 1, name)[0])
+    receive(site, whole(changes[2]))
+    last = flat(play(site, changes[2], 3, name, counted=1)[0])
+    left = np.linalg.norm(one + three - first - last)
+    assert left < np.linalg.norm(one - first + three), "some of it has arrived"
+    again = flat(play(site, changes[2], 3, name, counted=1)[0])
+    assert np.array_equal(last, again)
+    dropped = flat(play(site, changes[2], 3, name, counted=0)[0])
+    assert left < np.linalg.norm(one + three - first - dropped)
+
+
+def test_what_an_update_lost_that_did_not_count_is_dropped(site: SiteSettings) -> None:
+    """It came too late, say: what is missing at the server is what the update before it lost."""
+    changes = models(3)
+    play(site, changes[0], 1)
+    receive(site, changes[1].payload)
+    receive(site, changes[2].payload)
+    expected = play(site, changes[2], 3, counted=1)[1]
+    for name in ("held", "residual-0003"):
+        (site.work / RUN / f"{name}.safetensors").unlink()
+    receive(site, whole(changes[1]))
+    play(site, changes[1], 2)
+    assert play(site, changes[2], 3, counted=1)[1] == expected
+    assert play(site, changes[2], 3, counted=0)[1] != expected
+
+
+@pytest.mark.parametrize("how", ["cut off", "of another model"])
+def test_a_damaged_residual_is_dropped(site: SiteSettings, how: str, without: bytes) -> None:
+    changes = models(3)
+    for n in (1, 2):
+        play(site, changes[n - 1], n)
+    path = site.work / RUN / "residual-0002.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] if how == "cut off" else (site.work / RUN / HELD).read_bytes())
+    assert play(site, changes[2], 3)[1] == without
 
 
 def test_an_update_that_is_not_finite_is_not_sent_and_leaves_nothing(site: SiteSettings) -> None:
@@ -181,5 +219,5 @@ def test_an_update_that_is_not_finite_is_not_sent_and_leaves_nothing(site: SiteS
     weights = receive(site, first.payload)
     exploded = {n: v if is_buffer(n) else np.full_like(v, np.inf) for n, v in update(1).items()}
     with pytest.raises(ReplyError, match="not finite"):
-        send_update(site.work / RUN, part(1), COMPACT, weights, exploded)
+        send_update(site.work / RUN, part(1), COMPACT, weights, exploded, 0)
     assert not list((site.work / RUN).glob("residual-*"))

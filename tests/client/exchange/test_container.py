@@ -81,6 +81,15 @@ def test_a_few_bytes_that_stand_for_gigabytes_are_never_unpacked() -> None:
     tracemalloc.stop()
 
 
+def test_a_large_payload_is_refused_without_a_copy() -> None:
+    large = PAYLOAD + bytes(2**26)
+    tracemalloc.start()
+    with pytest.raises(ReplyError):
+        opened(large)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
 def lying(size: int, content: bytes) -> bytes:
     """A frame that says that it holds so many bytes and holds others."""
     frame = bytearray(zstandard.ZstdCompressor(write_checksum=False).compress(content))
