@@ -17,7 +17,7 @@ from client.privacy.run_audit import audit_run
 from client.weights import weights_of
 from segformer3d.allocator import keep_freed_memory
 from segformer3d.cases import find_cases
-from segformer3d.checkpoint import load
+from segformer3d.checkpoint import load, read_notes
 from segformer3d.errors import ConfigurationError
 from segformer3d.evaluation import evaluate
 from segformer3d.files import in_use, write_json, write_whole
@@ -152,6 +152,9 @@ def _introduce(console: Console, run: Run) -> None:
     for site in asked.hostile_sites:
         console.print(f"{site} is hostile; its validation cases count, since no coordinator could know", soft_wrap=True)
     console.print(f"run folder: {run.folder}", soft_wrap=True)
+    whose = None if asked.start is None else read_notes(asked.start).get("norms")
+    if whose is not None:
+        console.print(f"{asked.start}, which the run begins with, was trained with FedBN: its norms are {whose}")
     if asked.epsilon is not None and asked.start is None:
         console.print(_NO_START, style="yellow", soft_wrap=True)
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import t as student
 
+from client.exchange.settings import named_exchange
 from segformer3d.figures import BLUE, DPI, GREEN, ORANGE, PURPLE, SKY, VERMILLION
 from segformer3d.files import write_atomic, write_json, write_text
 from segformer3d.terminal import plain_bytes, plain_duration
@@ -228,6 +229,12 @@ def _notes(study: Study, targets: Mapping[int, float]) -> list[str]:
             told.append(f"{name}: the worst site is by the sites' personal models; all else is of the global model.")
         if strategy.rule.local_norms:
             told.append(f"{name}: the norms of the model are {norms_kept(strategy)}.")
+            told.append(f"{name}: worst site and target are by the sites' own norms; held-out cases by the model's.")
+    lossy = [name for name in study.exchanges if not named_exchange(name).plain]
+    if lossy:
+        told.append(
+            f"{', '.join(lossy)}: sites measure the model that arrives; held-out cases, the one that is saved."
+        )
     return told
 
 
@@ -242,23 +249,26 @@ _WORST = "The worst site is measured on the cases that it keeps from training."
 
 
 def _draw(lines: Sequence[Line], outcomes: Sequence[Outcome], path: Path) -> None:
-    """Left: final Dice with intervals. Right: validation Dice of the first seed against bytes so far."""
+    """Left: final Dice, below it the worst site's. Right: validation Dice of the first seed against bytes so far."""
     figure = Figure(figsize=(10, 0.45 * len(lines) + 2.6), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     for place, line in enumerate(reversed(lines)):
         index = len(lines) - 1 - place
         colour = "#555555" if line.label == POOLED else _COLOURS[index % len(_COLOURS)]
-        spread = None if line.dice.low is None else [[line.dice.mean - line.dice.low], [line.dice.mean - line.dice.low]]
-        left.errorbar(line.dice.mean, place, xerr=spread, fmt=_MARKS[index % len(_MARKS)], color=colour, capsize=4)
+        mark = _MARKS[index % len(_MARKS)]
+        for spread, height, inside in ((line.dice, place, colour), (line.worst, place - 0.25, "white")):
+            if spread is not None:
+                half = 0.0 if spread.low is None else spread.mean - spread.low
+                style = {"fmt": mark, "color": colour, "markerfacecolor": inside}
+                left.errorbar(spread.mean, height, xerr=half or None, capsize=4, **style)
         curve = next((o.curve for o in outcomes if o.label == line.label), ())
         points = [((up + down) / 1e6, dice) for up, down, dice in curve if dice is not None]
         if points:
-            mark = _MARKS[index % len(_MARKS)]
             xs, ys = zip(*points, strict=True)
             right.plot(xs, ys, color=colour, marker=mark, markersize=3, label=line.label)
     left.set_yticks(range(len(lines)), [line.label for line in reversed(lines)])
-    left.set(xlabel="mean Dice on held-out cases", title="Final models")
+    left.set(xlabel="mean Dice: held-out cases (filled), worst site (hollow)", title="Final models")
     right.set(
         xscale="log", xlabel="MB sent and received by all sites", ylabel="validation Dice", title="Dice for bytes"
     )
