@@ -52,16 +52,19 @@ def fit(
     *,
     device: torch.device,
     workers: int = 0,
+    start: SegFormer3D | None = None,
     on_part: Callable[[Fitted], None] | None = None,
     on_step: OnStep | None = None,
 ) -> SegFormer3D:
-    """Train a fresh model and leave it in `out/model.safetensors`, rewritten after every part.
+    """Train a model and leave it in `out/model.safetensors`, rewritten after every part.
+
+    `start` is trained on where it is given; else a fresh model, see `initial_model`.
 
     Raises:
         ConfigurationError: the plan breaks a rule.
         StorageError: `out` cannot be written.
     """
-    model = initial_model(task, plan.seed)
+    model = initial_model(task, plan.seed) if start is None else start
     moments = out / "optimizer.safetensors"
     for index in range(plan.parts):
         report = train_part(

@@ -74,6 +74,7 @@ class Budget:
     held_out: Path
     work: Path  # the sites' working folders, whose caches are used again
     patient_pattern: str | None  # as the sites have it, or they would keep other cases from training
+    start: Path | None  # the model file that the federation began with; None: random weights
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,9 @@ def _work(rival: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
 def _train(rival: dict[str, Any], told: dict[str, Any], task: Task, device: torch.device) -> SegFormer3D:
     data = _together([_data_of(Path(folder), told, task) for folder in rival["folders"]])
     plan = Plan(told["rounds"], told["local_epochs"], told["seed"], rival["name"])
-    return fit(data, task, TrainingSettings.from_json(told["training"]), plan, Path(rival["out"]), device=device)
+    settings, start = TrainingSettings.from_json(told["training"]), told["start"]
+    begun = None if start is None else load(Path(start))
+    return fit(data, task, settings, plan, Path(rival["out"]), device=device, start=begun)
 
 
 def _measure_at(
@@ -198,7 +201,7 @@ def _spoken(rival: Rival) -> dict[str, Any]:
 
 def _told(budget: Budget) -> dict[str, Any]:
     told = {**vars(budget), "task": budget.task.to_json(), "training": budget.training.to_json()}
-    return json.loads(json.dumps({**told, "held_out": str(budget.held_out), "work": str(budget.work)}))  # type: ignore[no-any-return]
+    return json.loads(json.dumps(told, default=str))  # type: ignore[no-any-return]
 
 
 NOT_MEASURED: Mapping[str, Any] = {"gains": None, "cross_site": None}

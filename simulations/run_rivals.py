@@ -141,4 +141,5 @@ def budget_of(run: Run) -> Budget:
         run.sites.held_out.resolve(),
         (run.folder / WORK).resolve(),
         asked.patient_pattern,
+        None if asked.start is None else asked.start.resolve(),
     )

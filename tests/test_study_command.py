@@ -21,11 +21,30 @@ MIXED = "compared/personal-site-1/model.safetensors"
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, make_dataset) -> Path:
-    """Two strategies, two seeds, two sites, two rounds; one site at a time: no workers have to start."""
+    """Two strategies, two seeds, two sites, two rounds, from a model that finds some of what it looks for.
+
+    One site at a time: no workers have to start.
+    """
     folder = tmp_path_factory.mktemp("study")
     make_dataset(folder / "data", {f"case_{number:02d}": blob_case(number) for number in range(16)})
     (folder / "tiny.toml").write_text(TINY)
-    words = ["--data", folder / "data", "--config", folder / "tiny.toml", "--sites", 2, "--rounds", 2, "--parallel", 1]
+    (folder / "faster.toml").write_text("[training]\nlearning_rate = 0.02\n" + TINY)
+    model = folder / "start" / "model.safetensors"
+    run("train", "--data", folder / "data", "--config", folder / "faster.toml", "--epochs", 15, "--out", model.parent)
+    words = [
+        "--start",
+        model,
+        "--data",
+        folder / "data",
+        "--config",
+        folder / "tiny.toml",
+        "--sites",
+        2,
+        "--rounds",
+        2,
+        "--parallel",
+        1,
+    ]
     done = run("simulate", *words, "--strategy", "fedavg,fedprox", "--seeds", 2, "--out", folder / "out")
     (folder / "printed.txt").write_text(done.stdout)
     return folder / "out"
@@ -36,6 +55,7 @@ def test_every_combination_is_a_run_and_one_table_ends_it(study: Path) -> None:
     assert {path.name for path in (study / "runs").iterdir()} == names
     told = json.loads((study / "outcomes.json").read_text())
     assert [line["label"] for line in told["lines"]] == ["fedavg", "fedprox", POOLED]
+    assert all(0 < each[score] < 1 for each in told["runs"] for score in ("dice", "worst")), "pooled has the same start"
     for line in told["lines"]:
         own = [each for each in told["runs"] if each["label"] == line["label"]]
         assert line["dice"]["mean"] == pytest.approx(sum(each["dice"] for each in own) / 2)
