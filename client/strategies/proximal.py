@@ -2,7 +2,8 @@
 
 Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020: each site minimises its loss plus
 mu / 2 · |w - w_t|². The pull's gradient, mu (w - w_t), is added once the data's gradient is clipped and, in a private
-run, noisy: it knows no patient, so nothing is paid for it, and clipping does not weaken it.
+run, noisy: it knows no patient, so nothing is paid for it, and clipping does not weaken it. AdamW steps by directions
+and not by lengths: there mu says how much the pull has to say against the data's gradient, and not how far a step goes.
 """
 
 from collections.abc import Sequence

@@ -23,20 +23,20 @@ class Simulated:
     threads: int
 
 
-def federation_file(**settings: int) -> str:
+def federation_file(**settings: int | str) -> str:
     """What a coordinator submits."""
     plain = {"rounds": ROUNDS, "seed": SEED, "minimum_sites": SITES, **settings}
-    lines = "".join(f"{name} = {value}\n" for name, value in plain.items())
+    lines = "".join(f"{name} = {json.dumps(value)}\n" for name, value in plain.items())
     return f'task = "hippocampus"\n{lines}{TINY}'
 
 
-def simulate(cases: Path, folder: Path, local_epochs: int = 1) -> Simulated:
+def simulate(cases: Path, folder: Path, **settings: int | str) -> Simulated:
     """The same federation on one machine, for the weights that must come out."""
     data, out = _some_cases(cases, folder / "data"), folder / "run"
     (folder / "settings.toml").write_text(TINY)
-    numbers = {"sites": SITES, "rounds": ROUNDS, "seed": SEED, "local-epochs": local_epochs}
+    options = {"sites": SITES, "rounds": ROUNDS, "seed": SEED, **settings}
     command = [*SEGFED, "simulate", "--data", str(data), "--config", str(folder / "settings.toml"), "--out", str(out)]
-    command += [part for name, value in numbers.items() for part in (f"--{name}", str(value))]
+    command += [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment())
     assert done.returncode == 0, done.stderr
     threads = json.loads((out / "run.json").read_text())["threads"]

@@ -11,7 +11,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,8 @@ KINDS = {
     "ClientApp": (VICTIM, "client.worker"),
 }
 PHASES = ("before the round", "training", "the reply travels", "aggregating", "between rounds")
-EPOCHS = 40  # of a round at a site, so that training takes seconds
+# So many passes of a round at a site that training takes seconds; with memories at both ends, and an exchange's losses.
+HOW: Mapping[str, int | str] = {"local_epochs": 40, "strategy": "scaffold", "exchange": "compact"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Cell:
 def play_cell(rig: Rig, simulated: Simulated, kind: str, phase: str) -> Cell:
     """Begin a run, kill one process once in its second round, and see how it ends."""
     began = time.monotonic()
-    run = rig.begin_run(federation_file(local_epochs=EPOCHS))
+    run = rig.begin_run(federation_file(**HOW))
     moment = _Moment(rig, run)
     phases = {
         "before the round": (run / "progress.json").exists,
@@ -111,7 +112,7 @@ def main(kinds: Sequence[str], phases: Sequence[str], cases: Path, say: Callable
     """Play the cells and print the table."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        simulated = simulate(cases, folder / "simulated", local_epochs=EPOCHS)
+        simulated = simulate(cases, folder / "simulated", **HOW)
         with Rig(folder / "rig", simulated.sites, simulated.threads) as rig:
             rig.start_coordinator()
             rig.join(*rig.site_data)

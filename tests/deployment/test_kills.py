@@ -3,7 +3,7 @@
 import pytest
 
 from .federation import Simulated, simulate
-from .kill_matrix import EPOCHS, KINDS, PHASES, play_cell
+from .kill_matrix import HOW, KINDS, PHASES, play_cell
 from .rig import Rig
 
 FAST = {("ServerApp", "training")}
@@ -11,8 +11,8 @@ FAST = {("ServerApp", "training")}
 
 @pytest.fixture(scope="module")
 def longer(tmp_path_factory: pytest.TempPathFactory, shared) -> Simulated:
-    """The same federation with rounds that take seconds."""
-    return simulate(shared / "data" / "hippocampus", tmp_path_factory.mktemp("longer"), local_epochs=EPOCHS)
+    """The same sites with a strategy and an exchange that remember, and rounds that take seconds."""
+    return simulate(shared / "data" / "hippocampus", tmp_path_factory.mktemp("longer"), **HOW)
 
 
 @pytest.mark.parametrize(
