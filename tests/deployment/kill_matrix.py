@@ -32,7 +32,7 @@ KINDS = {
 }
 PHASES = ("before the round", "training", "the reply travels", "aggregating", "between rounds")
 # So many passes of a round at a site that training takes seconds; with memories at both ends, and an exchange's losses.
-HOW: Mapping[str, int | str] = {"local_epochs": 40, "strategy": "scaffold", "exchange": "compact"}
+HOW: Mapping[str, int | str] = {"local_epochs": 25, "strategy": "scaffold", "exchange": "compact"}
 
 
 @dataclass(frozen=True)
