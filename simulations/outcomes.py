@@ -32,6 +32,7 @@ class Outcome:
         seconds: of the run; None for pooled training.
         curve: after each round, the bytes that all sites have sent and received so far, and the mean validation Dice of
             the honest ones.
+        kept: how many cases each honest site keeps from training, in no order: what `worst` rests on.
     """
 
     label: str
@@ -40,6 +41,7 @@ class Outcome:
     worst: float | None
     seconds: float | None
     curve: tuple[CurvePoint, ...] = ()
+    kept: tuple[int, ...] = ()
 
 
 def outcome_of(place: Path, label: str, seed: int) -> Outcome:
@@ -53,9 +55,9 @@ def outcome_of(place: Path, label: str, seed: int) -> Outcome:
     rounds = [json.loads(line) for line in (place / "rounds.jsonl").read_text(encoding="utf-8").splitlines()]
     final = json.loads((place / "result.json").read_text(encoding="utf-8"))["sites"]
     at_sites = _personal(run) if run.settings.strategy.rule.personal else _measured(run, final)
-    return Outcome(
-        label, seed, summary["mean_dice"], _least(at_sites), summary["seconds"], tuple(_curve(run, rounds, final))
-    )
+    kept = tuple(told["cases"] for name, told in final.items() if name not in run.settings.hostile_sites)
+    curve = tuple(_curve(run, rounds, final))
+    return Outcome(label, seed, summary["mean_dice"], _least(at_sites), summary["seconds"], curve, kept)
 
 
 def pooled_outcome(place: Path, seed: int, out: Path) -> Outcome:

@@ -94,7 +94,7 @@ def write_study_report(console: Console, study: Study, outcomes: Sequence[Outcom
     told = {"target_dice": targets, "seeds": list(study.seeds), "lines": [asdict(line) for line in lines]}
     told |= {"gains": [asdict(gain) for gain in gains]}
     write_json(folder / "outcomes.json", {**told, "runs": [asdict(outcome) for outcome in outcomes]})
-    notes = _notes(study, targets)
+    notes = _notes(study, targets, [number for outcome in outcomes for number in outcome.kept if number])
     _draw(lines, outcomes, folder / "study.png")
     tables = _tables(lines, gains)
     write_text(folder / "study.md", _markdown(tables, notes))
@@ -214,11 +214,11 @@ def _markdown_rows(rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in ruled)
 
 
-def _notes(study: Study, targets: Mapping[int, float]) -> list[str]:
+def _notes(study: Study, targets: Mapping[int, float], kept: Sequence[int]) -> list[str]:
     """What a reader of the table must know: how it was measured, and of which model."""
     seeds = ", ".join(map(str, study.seeds))
     several = "; intervals are 95 % (Student's t) over the seeds" if len(study.seeds) > 1 else ""
-    told = [f"Seeds: {seeds}{several}.", _WORST, *_hostile_note(study)]
+    told = [f"Seeds: {seeds}{several}.", _worst_note(kept), *_hostile_note(study)]
     if targets:
         reach = ", ".join(f"{dice:.3f} (seed {seed})" for seed, dice in targets.items())
         told.append(
@@ -232,9 +232,7 @@ def _notes(study: Study, targets: Mapping[int, float]) -> list[str]:
             told.append(f"{name}: worst site and target are by the sites' own norms; held-out cases by the model's.")
     lossy = [name for name in study.exchanges if not named_exchange(name).plain]
     if lossy:
-        told.append(
-            f"{', '.join(lossy)}: sites measure the model that arrives; held-out cases, the one that is saved."
-        )
+        told.append(f"{', '.join(lossy)}: sites measure the model that arrives; held-out cases, the one that is saved.")
     return told
 
 
@@ -245,7 +243,10 @@ def _hostile_note(study: Study) -> list[str]:
     ]
 
 
-_WORST = "The worst site is measured on the cases that it keeps from training."
+def _worst_note(kept: Sequence[int]) -> str:
+    """On how many cases the worst site's Dice rests: of one or two, much of it is chance."""
+    sites = f"; a site has between {min(kept)} and {max(kept)} of them" if kept else ""
+    return f"The worst site is measured on the cases that it keeps from training{sites}."
 
 
 def _draw(lines: Sequence[Line], outcomes: Sequence[Outcome], path: Path) -> None:

@@ -126,6 +126,7 @@ def test_an_outcome_is_what_the_run_wrote(study: Path) -> None:
     assert found.curve[0][2] == rounds[1]["measured"]["mean_dice"], "round 2 measures what round 1 left"
     assert found.curve[1][2] == final["final"]["mean_dice"]
     assert found.curve[1][0] == sum(record["bytes_up"] for record in rounds)
+    assert found.kept == tuple(site["cases"] for site in final["sites"].values())
     own = [sum(site["dice"]) / len(site["dice"]) for site in final["sites"].values() if site["cases"]]
     assert found.worst == pytest.approx(min(own))
 
@@ -262,6 +263,10 @@ def test_the_report_says_of_which_model_its_numbers_are(tmp_path: Path) -> None:
     assert "- ditto: the worst site is by the sites' personal models; all else is of the global model.\n" in text
     assert "- site-8 is hostile: it counts for no worst site and no target" in text
     assert "fedavg:" not in text
+    assert "keeps from training.\n" in text
+    several = replace(outcome("fedavg", 0, 0.8), kept=(3, 0, 1, 5))
+    write_study_report(make_console(), study, [several], tmp_path)
+    assert "keeps from training; a site has between 1 and 5 of them.\n" in (tmp_path / "study.md").read_text()
 
 
 def test_a_private_study_has_a_title_and_no_target(tmp_path: Path) -> None:
