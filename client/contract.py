@@ -170,6 +170,8 @@ class TrainRequest:
         values["training"] = TrainingSettings.from_json(read_json("training", values["training"]))
         values["exchange"] = named_exchange(values["exchange"])
         values["rule"] = LocalRule.from_json(read_json("rule", values["rule"]))
+        if not 0 <= values["counted"] < values["round"]:
+            raise ReplyError("the last round that counted must be one before this round")
         arrays = record_of(records, ARRAYS, ArrayRecord)
         if values["exchange"].plain == is_packed(arrays):
             raise ReplyError("the model does not travel as the run's exchange says")

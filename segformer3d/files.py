@@ -87,6 +87,13 @@ def in_use(place: Path) -> bool:
     return place.exists()
 
 
+def remove_half_written(folder: Path) -> None:
+    """Remove what a kill has left half written in a folder, if that is there."""
+    for path in folder.glob(".*") if folder.is_dir() else ():
+        if _TEMPORARY.match(path.name):
+            path.unlink(missing_ok=True)
+
+
 def write_whole(place: Path, write: Callable[[Path], T]) -> T:
     """Have `write` fill a folder of another name, then give it its own: a folder that has its name is whole.
 

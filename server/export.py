@@ -106,13 +106,14 @@ def _describe(
     over, reason = outcome
     how = (f"stopped: {reason}" if reason else "complete") if over else "going on"
     sites = sorted({site["site"] for record in state.history for site in record["sites"]})
+    norms = model_notes(settings).get("norms")
     lines = [
         f"# {state.run}",
         "",
         f"Task {settings.task.name}, {state.round} of {settings.rounds} rounds ({how}), sites: {', '.join(sites)}.",
         "",
         *([_privacy(state), ""] if settings.privacy else []),
-        *(f"The models' norms are {whose}. {_OWN_NORMS}\n" for whose in model_notes(settings).values()),
+        *([f"The models' norms are {norms}. {_OWN_NORMS}\n"] if norms else []),
         *([f"- `{BEST_FILE}`: {_measured(best)}"] if best else []),
         f"- `{LAST_FILE}`: after round {state.round}",
         "- `rounds.csv`: what each site reported in each round",

@@ -61,8 +61,10 @@ class Journal:
                 now.bytes_up += record.bytes_up
                 if record.round == now.rounds:
                     now.phase, now.since = MEASURING, time.time()
-            case RunFinished():
+            case RunFinished(record):
                 now.phase = DONE
+                now.bytes_down += record.bytes_down
+                now.bytes_up += record.bytes_up
         self._write()
 
     def close(self, reason: str | None) -> None:

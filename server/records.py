@@ -90,7 +90,8 @@ class RoundRecord:
         measured: the model that the round started from, which is the one its validation figures belong to.
         sites: whose updates were averaged, by name.
         set_aside: whose were not, and sites that could not prepare their data since the last round.
-        bytes_down, bytes_up: of all messages since the last round, those of no use and the preparations included.
+        bytes_down, bytes_up: of all messages that were sent and fetched since the last round, those of no use and the
+            preparations included.
     """
 
     round: int
@@ -229,8 +230,8 @@ def begin_rounds(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
 
 
 def last_counted(history: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """The last round whose reply of a site went into the model, by the site's name."""
-    return {site["site"]: record["round"] for record in history for site in record["sites"]}
+    """The last round whose reply of a site went into the model, by the site's name; what Krum left out did not."""
+    return {site["site"]: record["round"] for record in history for site in record["sites"] if site["share"]}
 
 
 def append_round(folder: Path, record: Mapping[str, Any]) -> None:

@@ -99,7 +99,7 @@ class Federation:
             settings.again_s,
         )
         self._pace = Pace(settings.pace, state.history)
-        self._holds: dict[str, str] = {}  # digests of the models that sites hold since their last request
+        self._holds: dict[int, str] = {}  # by node, the digest of the model of its last request
         self._exchange = Exchange(mailbox, self._roster, self._put_aside, on_event)
 
     def run(self) -> RunRecord:
@@ -173,8 +173,11 @@ class Federation:
 
         One that was not says so when the next change comes, and gets that model whole.
         """
-        there = {*answered, *(member.site for member in self._roster.online())}
-        self._holds.update({member.site: digest for member in members if digest and member.site in there})
+        if not digest:
+            return
+        there = {member.node for member in self._roster.online()}
+        asked = (member.node for member in members if member.node in there or member.site in answered)
+        self._holds.update(dict.fromkeys(asked, digest))
 
     def _everybody(self, members: Sequence[Member]) -> set[str]:
         """All sites that have ever been in the run: what strategies remember of one stays while it is away."""
@@ -234,7 +237,7 @@ class Federation:
         return next_model(self._state.weights, self._state.memory, named_exchange(self._settings.exchange))
 
     def _holders(self, members: Sequence[Member]) -> dict[str, str]:
-        return {member.site: self._holds.get(member.site, member.ready.holds) for member in members}
+        return {member.site: self._holds.get(member.node, member.ready.holds) for member in members}
 
     def _train_question(self, number: int, model: NextModel, members: Sequence[Member]) -> Question[TrainReply]:
         settings, state = self._settings, self._state

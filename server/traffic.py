@@ -1,4 +1,7 @@
-"""What a run costs on the line: the bytes of all its messages, whether they were of use or not."""
+"""What a run costs on the line: the bytes of the messages that it sends and fetches, whether they were of use or not.
+
+An answer that comes when nobody waits for it any more, or a second one, is never fetched.
+"""
 
 from flwr.app import Error, RecordDict
 

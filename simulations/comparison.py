@@ -200,8 +200,9 @@ def _spoken(rival: Rival) -> dict[str, Any]:
 
 
 def _told(budget: Budget) -> dict[str, Any]:
-    told = {**vars(budget), "task": budget.task.to_json(), "training": budget.training.to_json()}
-    return json.loads(json.dumps(told, default=str))  # type: ignore[no-any-return]
+    paths = {name: str(value) for name, value in vars(budget).items() if isinstance(value, Path)}
+    told = {**vars(budget), **paths, "task": budget.task.to_json(), "training": budget.training.to_json()}
+    return json.loads(json.dumps(told))  # type: ignore[no-any-return]
 
 
 NOT_MEASURED: Mapping[str, Any] = {"gains": None, "cross_site": None}

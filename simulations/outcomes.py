@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segformer3d.errors import DataError
 from segformer3d.files import write_json
 from segformer3d.training import ValidationReport
 from server.records import mean_dice, score
@@ -53,6 +54,8 @@ def outcome_of(place: Path, label: str, seed: int) -> Outcome:
     run = read_run(place)
     summary = json.loads((place / "summary.json").read_text(encoding="utf-8"))
     rounds = [json.loads(line) for line in (place / "rounds.jsonl").read_text(encoding="utf-8").splitlines()]
+    if not all("bytes_up" in record for record in rounds):
+        raise DataError(f"{place} was played by an earlier version of segfed; begin the study anew in another folder")
     final = json.loads((place / "result.json").read_text(encoding="utf-8"))["sites"]
     at_sites = _personal(run) if run.settings.strategy.rule.personal else _measured(run, final)
     kept = tuple(told["cases"] for name, told in final.items() if name not in run.settings.hostile_sites)

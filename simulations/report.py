@@ -20,6 +20,7 @@ from server.federation import norms_kept
 from server.records import Event, RoundFinished, RunFinished, RunRecord, SitesReady, mean_dice, plain
 from server.rounds import LAST_FILE
 from simulations.comparison import NOT_MEASURED, Compared, at_the_sites, comparison_of
+from simulations.run_folder import START_FILE
 from simulations.settings import SimulationSettings
 
 History = Sequence[Mapping[str, Any]]
@@ -161,6 +162,7 @@ def summarise_run(
         "all_bytes_down": sum(record["bytes_down"] for record in journal.rounds) + journal.final.bytes_down,
         "weights_sha256": weights_sha256(read_weights(folder / LAST_FILE)[0]),
         "model": LAST_FILE,
+        "start": None if settings.start is None else START_FILE,
         "compared": {
             name: {"mean_dice": metrics["mean_dice"], "classes": metrics["classes"]} for name, metrics in rivals.items()
         },
@@ -255,7 +257,9 @@ def readme(task: Task, summary: Mapping[str, Any]) -> str:
         privacy=privacy_statement(summary["privacy"]) if private else "",
         more="" if private else _BEST + _CURVES,
         norms="" if summary["norms"] is None else _NORMS,
-        rest=(_COMPARED if summary["compared"] else "") + (_ATTACKED if private else ""),
+        rest=(_STARTED if summary["start"] else "")
+        + (_COMPARED if summary["compared"] else "")
+        + (_ATTACKED if private else ""),
     )
 
 
@@ -276,6 +280,9 @@ _BEST = """| `best.safetensors` | the global model that scored best on the sites
 """
 
 _ATTACKED = """| `privacy.json` | what attacks on promise and model have found; `segfed privacy audit` tries harder |
+"""
+
+_STARTED = """| `start.safetensors` | the model that the run began with |
 """
 
 _NORMS = " with `--norms mean`, or a site's own (see docs/heterogeneity.md)"

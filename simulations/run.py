@@ -17,10 +17,10 @@ from client.privacy.run_audit import audit_run
 from client.weights import weights_of
 from segformer3d.allocator import keep_freed_memory
 from segformer3d.cases import find_cases
-from segformer3d.checkpoint import load, read_notes
+from segformer3d.checkpoint import load, read_notes, save_weights
 from segformer3d.errors import ConfigurationError
 from segformer3d.evaluation import evaluate
-from segformer3d.files import in_use, write_json, write_whole
+from segformer3d.files import in_use, remove_half_written, write_json, write_whole
 from segformer3d.fit import initial_model
 from segformer3d.inference import choose_device
 from segformer3d.report.evaluation_report import Circumstances, write_evaluation_report
@@ -42,7 +42,7 @@ from simulations.gains import gains_of, print_gains
 from simulations.partitions import quantity_sizes, write_partition
 from simulations.phantoms import write_phantom_federation
 from simulations.report import Journal, add_audit, audit_line, write_summary
-from simulations.run_folder import RUN_FILE, SITES, WORK, Run, read_run
+from simulations.run_folder import RUN_FILE, SITES, START_FILE, WORK, Run, read_run
 from simulations.run_rivals import compare_run
 from simulations.scenarios import get_scenario
 from simulations.settings import SimulationSettings, cores
@@ -64,7 +64,7 @@ def start_simulation(settings: SimulationSettings, out: Path | None) -> Path:
     folder = out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{task.name}"
     if in_use(folder):
         raise ConfigurationError(f"{folder} is not empty; choose another --out, or go on with --resume {folder}")
-    choose_device(settings.device)
+    remove_half_written(folder)
     threads = max(1, cores() // settings.at_once)
     run = Run(folder, f"{datetime.now():%Y%m%d-%H%M%S}", settings, task, threads)
     described = {"run": run.name, "settings": settings.to_json(), "task": task.to_json(), "threads": threads}
@@ -73,14 +73,17 @@ def start_simulation(settings: SimulationSettings, out: Path | None) -> Path:
 
 
 def task_of(settings: SimulationSettings) -> Task:
-    """What a run segments, which its scenario must suit.
+    """What a run segments, once data, scenario, device and start are what they must be.
 
     Raises:
-        SegfedError: the data cannot be read, or the scenario is for other tasks.
+        SegfedError: one is not.
     """
     task = settings.resolve_task()
     if settings.scenario is not None:
         get_scenario(settings.scenario).check(task)
+    choose_device(settings.device)
+    if settings.start is not None:
+        read_notes(settings.start)
     return task
 
 
@@ -152,9 +155,10 @@ def _introduce(console: Console, run: Run) -> None:
     for site in asked.hostile_sites:
         console.print(f"{site} is hostile; its validation cases count, since no coordinator could know", soft_wrap=True)
     console.print(f"run folder: {run.folder}", soft_wrap=True)
-    whose = None if asked.start is None else read_notes(asked.start).get("norms")
+    whose = None if asked.start is None or newest_state(run.folder) else read_notes(asked.start).get("norms")
     if whose is not None:
-        console.print(f"{asked.start}, which the run begins with, was trained with FedBN: its norms are {whose}")
+        told = f"{asked.start}, which the run begins with, was trained with FedBN: its norms are {whose}"
+        console.print(told, soft_wrap=True, highlight=False)
     if asked.epsilon is not None and asked.start is None:
         console.print(_NO_START, style="yellow", soft_wrap=True)
 
@@ -219,7 +223,10 @@ def _first_state(run: Run) -> ServerState:
     if newest is None:
         start = run.settings.start
         model = initial_model(run.task, run.settings.seed) if start is None else load(start)
-        return begin(run.name, run.federation, weights_of(model))
+        state = begin(run.name, run.federation, weights_of(model))
+        if start is not None:  # as the task's network has it: all that is trained with it later begins there, too
+            save_weights(run.folder / START_FILE, state.weights, run.task.model, run.task, read_notes(start))
+        return state
     state = read_state(newest)
     check_resumable(state, run.federation)
     return state

@@ -14,6 +14,7 @@ from simulations.site_folders import FederationFolders
 
 RUN_FILE = "run.json"
 SITES, WORK = "sites", "work"
+START_FILE = "start.safetensors"  # the model that a run was told to begin with
 
 
 @dataclass(frozen=True)

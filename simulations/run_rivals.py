@@ -23,7 +23,7 @@ from segformer3d.training import validate
 from server.records import mean_dice
 from server.rounds import LAST_FILE
 from simulations.comparison import PERSONAL, POOLED, Budget, Compared, Rival, compare_rivals, personal_rivals, rivals_of
-from simulations.run_folder import WORK, Run
+from simulations.run_folder import START_FILE, WORK, Run
 
 RIVALS = "compared"
 
@@ -141,5 +141,5 @@ def budget_of(run: Run) -> Budget:
         run.sites.held_out.resolve(),
         (run.folder / WORK).resolve(),
         asked.patient_pattern,
-        None if asked.start is None else asked.start.resolve(),
+        None if asked.start is None else (run.folder / START_FILE).resolve(),
     )

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from segformer3d.errors import ConfigurationError, DataError
-from segformer3d.files import in_use, write_json
+from segformer3d.files import in_use, remove_half_written, write_json
 from segformer3d.report.writing import HTML
 from segformer3d.terminal import make_console
 from server.strategies.strategy import Strategy, named_strategy, strategy_from_json
@@ -125,6 +125,7 @@ def begin_study(study: Study, folder: Path) -> Path:
     if in_use(folder):
         raise ConfigurationError(f"{folder} is not empty; choose another --out, or go on with --resume {folder}")
     task_of(study.settings)  # what is wrong is said before anything is there
+    remove_half_written(folder)
     write_json(folder / STUDY_FILE, study.to_json())
     return play_study(folder)
 

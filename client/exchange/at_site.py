@@ -1,11 +1,12 @@
 """What a site remembers from round to round: the model that it holds, and what its last update lost on the way.
 
 Both lie in the run's folder at the site. `held.safetensors` is the model of the last request: the next one may be its
-change. `residual-0007.safetensors` is e after round 7, what was lost of u + e when it was coded; the next update that
-counts starts from it, also when the site has missed rounds meanwhile. The residuals of three rounds are kept, so that a
-site that is asked again for a round sends the same bytes. One is dropped where its update did not count, and one of the
-round before where that was trained from another model than the one that this round's model says it came after: then it
-belongs to a past that was redone. One that is damaged is dropped, too: it costs what one message lost.
+change. `residual-0007.safetensors` is e after round 7, what was lost of u + e when it was coded. An update starts from
+the e of the last one that counted, also when the site has missed rounds meanwhile. The residuals of three rounds are
+kept, so that a site that is asked again for a round sends the same bytes. One is dropped where its update did not
+count, and one of the round before where that was trained from another model than the one that this round's model says
+it came after: then it belongs to a past that was redone. One that is damaged is dropped, too: it costs what one message
+lost.
 """
 
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def receive_model(site: SiteSettings, run: str, task: Task, record: ArrayRecord)
 def send_update(
     folder: Path, part: Part, exchange: Exchange, received: Weights, update: Weights, counted: int
 ) -> tuple[Weights, bytes | None]:
-    """An update as the server will see it, and its payload; what it lost is kept for the next round's.
+    """An update as the server will see it, and its payload; what it lost is kept for the next one.
 
     In a plain exchange that is the update itself, and no payload.
 

@@ -164,7 +164,9 @@ def _check_name(strategy: Strategy) -> None:
     gone += [n for n in ("shares",) if usual.get(n) == "loss" and strategy.shares != "loss"]
     gone += [n for n, value in rule.to_json().items() if value and not getattr(strategy.rule, n)]
     for name in gone:
-        raise ConfigurationError(f"{name} is what {strategy.name} is about; with another, give it another name")
+        raise ConfigurationError(
+            f"{strategy.name} is nothing without its {name}; leave that as it is, or take another name, such as fedavg"
+        )
 
 
 def _check_together(strategy: Strategy) -> None:
@@ -184,7 +186,7 @@ def _check_together(strategy: Strategy) -> None:
         ),
         (
             strategy.rule.local_norms and stepped,
-            "FedBN's model has the mean of the sites' norms, which takes no step of the server's",
+            "norms that stay at sites (FedBN) take no step of the server's; leave out one of both",
         ),
         (strategy.normalised and robust, "FedNova weighs every update, a robust centre none"),
         (strategy.rule.control and robust, "SCAFFOLD's control variates are means, which one hostile site can move"),

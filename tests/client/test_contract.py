@@ -189,6 +189,9 @@ def test_a_site_is_told_of_its_own_last_round_that_counted() -> None:
     shared = train_request(3).encode()
     assert TrainRequest.decode(travel(counting(shared, 2))).counted == 2
     assert TrainRequest.decode(travel(shared)).counted == 0
+    for wrong in (-1, 3, 7):  # of round 3
+        with pytest.raises(ReplyError, match="must be one before this round"):
+            TrainRequest.decode(counting(train_request(3).encode(), wrong))
 
 
 def test_control_variates_are_of_the_models_parameters() -> None:

@@ -235,6 +235,32 @@ def test_a_site_whose_answer_did_not_count_still_holds_the_model(
     assert [kind for kind, _ in sites[13].asked].count(TRAIN) == 3, "no change in vain"
 
 
+def test_what_a_site_says_that_comes_back_as_another_node_goes_first(
+    tmp_path: Path, hospitals: list[SiteSettings]
+) -> None:
+    """It got the model of round 2, died before it answered, and was started again: it holds what the others hold."""
+    sites = hospitals_in(tmp_path / "work", hospitals)
+    grid = TinyGrid(sites)
+
+    def die(message: Message, reply: Message) -> Message:
+        if message.metadata.group_id == "2":
+            grid.offline.add(13)
+            return Message(Error(ErrorCode.CLIENT_APP_CRASHED, ""), reply_to=message)
+        return reply
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, RoundFinished) and event.record.round == 2:
+            grid.sites[23] = Hospital(sites[13].site)
+            del grid.sites[13]
+
+    sites[13].change = die
+    settings = tiny_settings(exchange="compact", rounds=4, minimum_sites=2)
+    Federation(grid, settings, tmp_path, tiny_state(settings), on_event).run()
+    told = [{site["site"]: site["bytes_down"] for site in record["sites"]} for record in rounds(tmp_path)]
+    came = next(number for number in (2, 3) if "site-3" in told[number])
+    assert (came == 2) == (told[came]["site-3"] == told[came]["site-1"]), told
+
+
 def test_a_newcomer_gets_the_whole_model_at_once_and_changes_from_then_on(
     tmp_path: Path, hospitals: list[SiteSettings]
 ) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from segformer3d.files import StorageError
 from segformer3d.training import ValidationReport
-from server.records import append_round, begin_rounds, message_bytes, plain, score
+from server.records import append_round, begin_rounds, last_counted, message_bytes, plain, score
 
 
 def report(cases: int, *dice: float, loss: float = 1.0) -> ValidationReport:
@@ -67,3 +67,13 @@ def test_a_messages_size_is_that_of_its_bytes() -> None:
     payload = bytes(range(256)) * 100
     size = message_bytes(RecordDict({"a": ArrayRecord({"x": Array("uint8", (25_600,), "numpy.ndarray", payload)})}))
     assert 25_600 < size < 25_700
+
+
+def test_what_krum_left_out_did_not_count() -> None:
+    """It has a share of nought: what its update lost on the way is lost with it."""
+    shares = ((("a", 0.5), ("b", 0.5)), (("a", 1.0), ("b", 0.0)))
+    history = [
+        {"round": number, "sites": [{"site": site, "share": share} for site, share in told]}
+        for number, told in enumerate(shares, start=1)
+    ]
+    assert last_counted(history) == {"a": 2, "b": 1}

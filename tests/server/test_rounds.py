@@ -431,6 +431,8 @@ def test_a_request_that_cannot_be_sent_is_told_at_once(tmp_path: Path, leaves_ga
     settings = tiny_settings(rounds=1)
     events = federate(grid, tmp_path, settings)
     assert put_aside(events) == [(1, "site-0", "the request could not be sent to it")]
+    told = [event.record.bytes_down for event in events if isinstance(event, RoundFinished | RunFinished)]
+    assert sum(told) == sum(message_bytes(message.content) for message in grid.sent)
     assert len(finished(events)[0].record.sites) == 2
 
 

@@ -344,14 +344,14 @@ def test_parts_are_set_beside_the_name() -> None:
         ({"name": "fedavgm", "floor": 0.1}, "floor of a strategy has no effect unless optimizer is adam or yogi"),
         ({"name": "median", "hostile": 2}, "hostile of a strategy has no effect unless centre is trimmed-mean or krum"),
         ({"rule": 3}, "rule of a strategy must be a table"),
-        ({"name": "fedbn", "optimizer": "momentum"}, "takes no step of the server's"),
-        ({"name": "feddyn", "dynamic": 0}, "dynamic is what feddyn is about"),
-        ({"name": "scaffold", "control": False}, "control is what scaffold is about"),
-        ({"name": "averaged", "average": 0}, "average is what averaged is about"),
-        ({"name": "fednova", "normalised": False}, "normalised is what fednova is about"),
-        ({"name": "median", "centre": "krum"}, "centre is what median is about"),
-        ({"name": "fedyogi", "optimizer": "adam"}, "optimizer is what fedyogi is about"),
-        ({"name": "qfedavg", "shares": "cases"}, "shares is what qfedavg is about"),
+        ({"name": "fedbn", "optimizer": "momentum"}, "take no step of the server's"),
+        ({"name": "feddyn", "dynamic": 0}, "feddyn is nothing without its dynamic"),
+        ({"name": "scaffold", "control": False}, "scaffold is nothing without its control"),
+        ({"name": "averaged", "average": 0}, "averaged is nothing without its average"),
+        ({"name": "fednova", "normalised": False}, "fednova is nothing without its normalised"),
+        ({"name": "median", "centre": "krum"}, "median is nothing without its centre"),
+        ({"name": "fedyogi", "optimizer": "adam"}, "fedyogi is nothing without its optimizer"),
+        ({"name": "qfedavg", "shares": "cases"}, "qfedavg is nothing without its shares"),
         ({"normalised": 1}, "normalised of a strategy must be true or false"),
     ],
 )
@@ -410,6 +410,7 @@ def test_it_is_said_whose_norms_a_model_of_fedbns_has() -> None:
     for asked, told in (
         ({}, "the mean of the sites', each of which has kept its own"),
         ({"centre": "median", "shares": "equal"}, "the median of the sites', each of which has kept its own"),
+        ({"centre": "krum", "shares": "equal"}, "the mean of the chosen sites' (running statistics: the median), each"),
         ({"average": 0.8}, "the mean of the sites' (in the last model averaged over rounds), each of which"),
     ):
         assert norms_kept(strategy_from_json({"name": "fedbn", **asked})).startswith(told)
