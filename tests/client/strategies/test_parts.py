@@ -124,10 +124,10 @@ def test_fedprox_at_two_sites_ends_where_their_pulls_do() -> None:
     """
     for mu, expected in ((1.0, [0.6, 10 / 13]), (0.0, [0.5, 1.0])):
         x = torch.zeros(2, dtype=torch.float64)
-        for _ in range(60):
+        for _ in range(30):
             local = [parameter_at(x) for _ in range(2)]
             for site, parameter in enumerate(local):
-                descend(parameter, site, proximal_pull([parameter], mu), steps=400)
+                descend(parameter, site, proximal_pull([parameter], mu), steps=300)
             x = torch.stack([p.detach() for p in local]).mean(0)
         torch.testing.assert_close(x, torch.tensor(expected, dtype=torch.float64), atol=1e-6, rtol=0)
 
