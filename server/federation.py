@@ -144,10 +144,9 @@ _CENTRES = {
 def norms_kept(strategy: Strategy) -> str:
     """Whose norms a model of FedBN's has, in words: the file that everyone gets has those of no single site."""
     averaged = " (in the last model averaged over rounds)" if strategy.average else ""
-    if strategy.centre not in ("mean", "median"):
-        averaged += " (running statistics: the median)"
+    statistics = "" if strategy.centre in ("mean", "median") else " (running statistics: the median)"
     kept = "each of which has kept its own and measured its validation cases with them"
-    return f"the {_CENTRES[strategy.centre]} sites'{averaged}, {kept}"
+    return f"the {_CENTRES[strategy.centre]} sites'{averaged}{statistics}, {kept}"
 
 
 def model_notes(settings: FederationSettings) -> dict[str, str]:

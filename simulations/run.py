@@ -60,7 +60,7 @@ def start_simulation(settings: SimulationSettings, out: Path | None) -> Path:
         SegfedError: settings, data, disk or sites are not as they must be.
         KeyboardInterrupt: with a hint how to go on.
     """
-    task = task_of(settings)
+    task = checked_task(settings)
     folder = out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{task.name}"
     if in_use(folder):
         raise ConfigurationError(f"{folder} is not empty; choose another --out, or go on with --resume {folder}")
@@ -72,7 +72,7 @@ def start_simulation(settings: SimulationSettings, out: Path | None) -> Path:
     return _play(run)
 
 
-def task_of(settings: SimulationSettings) -> Task:
+def checked_task(settings: SimulationSettings) -> Task:
     """What a run segments, once data, scenario, device and start are what they must be.
 
     Raises:

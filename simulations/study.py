@@ -20,7 +20,7 @@ from segformer3d.report.writing import HTML
 from segformer3d.terminal import make_console
 from server.strategies.strategy import Strategy, named_strategy, strategy_from_json
 from simulations.outcomes import POOLED, Outcome, outcome_of, pooled_outcome
-from simulations.run import resume_simulation, start_simulation, task_of
+from simulations.run import checked_task, resume_simulation, start_simulation
 from simulations.run_folder import RUN_FILE
 from simulations.settings import SimulationSettings
 
@@ -124,7 +124,7 @@ def begin_study(study: Study, folder: Path) -> Path:
     """
     if in_use(folder):
         raise ConfigurationError(f"{folder} is not empty; choose another --out, or go on with --resume {folder}")
-    task_of(study.settings)  # what is wrong is said before anything is there
+    checked_task(study.settings)  # what is wrong is said before anything is there
     remove_half_written(folder)
     write_json(folder / STUDY_FILE, study.to_json())
     return play_study(folder)

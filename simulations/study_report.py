@@ -245,9 +245,11 @@ def _hostile_note(study: Study) -> list[str]:
 
 def _worst_note(kept: Sequence[int]) -> str:
     """On how many cases the worst site's Dice rests: of one or two, much of it is chance."""
-    number = "" if not kept else f"{min(kept)}" if min(kept) == max(kept) else f"{min(kept)} to {max(kept)}"
-    sites = f"; a site that keeps any has {number} of them" if number else ""
-    return f"The worst site is measured on the cases that it keeps from training{sites}."
+    told = "The worst site is measured on the cases that it keeps from training"
+    if not kept:
+        return f"{told}."
+    number = " to ".join(map(str, sorted({min(kept), max(kept)})))
+    return f"{told}; a site that keeps any has {number} of them."
 
 
 def _draw(lines: Sequence[Line], outcomes: Sequence[Outcome], path: Path) -> None:

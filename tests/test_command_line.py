@@ -161,6 +161,10 @@ def test_a_federation_leaves_a_whole_run_folder(finished):
     assert 0 <= told["overhead_share"] <= 1
     assert told["bytes_up"] > 0
     assert told["bytes_down"] > 0
+    rounds = [json.loads(line) for line in (finished / "rounds.jsonl").read_text().splitlines()]
+    closing = json.loads((finished / "result.json").read_text())
+    for way in ("bytes_up", "bytes_down"):
+        assert told[f"all_{way}"] == sum(record[way] for record in [*rounds, closing])
     assert told["all_bytes_up"] == pytest.approx(2 * 3 * told["bytes_up"], rel=0.05)
     assert told["all_bytes_down"] == pytest.approx(2 * (3 + 1) * told["bytes_down"], rel=0.05)  # a closing measurement
     assert load(finished / told["model"]).config.embed_dims == (8, 16)

@@ -32,20 +32,8 @@ def study(tmp_path_factory, make_dataset) -> Path:
     (folder / "faster.toml").write_text("[training]\nlearning_rate = 0.02\n" + TINY)
     model = folder / "start" / "model.safetensors"
     run("train", "--data", folder / "data", "--config", folder / "faster.toml", "--epochs", 15, "--out", model.parent)
-    words = [
-        "--start",
-        model,
-        "--data",
-        folder / "data",
-        "--config",
-        folder / "tiny.toml",
-        "--sites",
-        2,
-        "--rounds",
-        2,
-        "--parallel",
-        1,
-    ]
+    words = ["--start", model, "--data", folder / "data", "--config", folder / "tiny.toml"]
+    words += ["--sites", 2, "--rounds", 2, "--parallel", 1]
     done = run("simulate", *words, "--strategy", "fedavg,fedprox", "--seeds", 2, "--out", folder / "out")
     (folder / "printed.txt").write_text(done.stdout)
     return folder / "out"

@@ -145,7 +145,7 @@ def read_parcel(record: ArrayRecord) -> Parcel:
     array = record[WEIGHTS]
     if (array.stype, array.dtype, tuple(array.shape)) != (PACKED, "uint8", (len(array.data),)):
         raise ReplyError("the weights are not in the exchange that the run has")
-    return Parcel(*read_header(memoryview(array.data)))
+    return Parcel(*read_header(array.data))
 
 
 def open_update(record: ArrayRecord, codec: Codec, base: str, layout: Weights) -> Weights:

@@ -159,10 +159,12 @@ def _check_name(strategy: Strategy) -> None:
     """Whether a name still says what its preset is about."""
     usual = PRESETS[strategy.name]
     rule = usual.get("rule", LocalRule())
-    gone = [name for name in ("normalised", "average") if name in usual and not getattr(strategy, name)]
-    gone += [n for n in ("centre", "optimizer") if n in usual and getattr(strategy, n) != usual[n]]
-    gone += [n for n in ("shares",) if usual.get(n) == "loss" and strategy.shares != "loss"]
-    gone += [n for n, value in rule.to_json().items() if value and not getattr(strategy.rule, n)]
+    gone = [n for n in ("normalised", "centre", "optimizer") if n in usual and getattr(strategy, n) != usual[n]]
+    gone += [name for name, value in rule.to_json().items() if value and not getattr(strategy.rule, name)]
+    if "average" in usual and not strategy.average:
+        gone.append("average")
+    if usual.get("shares") == "loss" and strategy.shares != "loss":
+        gone.append("shares")
     for name in gone:
         raise ConfigurationError(
             f"{strategy.name} is nothing without its {name}; leave that as it is, or take another name, such as fedavg"
