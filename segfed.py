@@ -221,7 +221,8 @@ def _deed(deeds: Any, name: str, short: str, *, positional: bool = True) -> argp
 
 def _simulate(arguments: dict[str, Any]) -> None:
     from simulations.run import resume_simulation, start_simulation
-    from simulations.study import Study, asked_for, begin_study, is_study, play_study
+    from simulations.study import Study, asked_for
+    from simulations.study_runs import begin_study, is_study, play_study
 
     resumed, config, out = arguments.pop("resume"), arguments.pop("config"), arguments.pop("out")
     given = {name: value for name, value in arguments.items() if value is not None}

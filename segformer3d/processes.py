@@ -2,10 +2,12 @@
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TypeVar
 
@@ -54,14 +56,14 @@ def map_in_processes(
 
     Function, items and results must be importable or plain values. `on_result` is told each result here, in the order
     of the items. An exception of the function is raised here, and so is Ctrl-C; either ends all processes at once
-    rather than when they have finished.
+    rather than when they have finished, and so does the death of this process.
 
     Raises:
         ProcessError: a process died, most likely for want of memory.
     """
     before = set(active_children())
     with ProcessPoolExecutor(
-        min(processes, len(items)), mp_context=get_context("spawn"), initializer=_leave_interrupts_to_the_parent
+        min(processes, len(items)), mp_context=get_context("spawn"), initializer=_end_with_the_parent
     ) as pool:
         try:
             futures = [pool.submit(function, item) for item in items]
@@ -83,5 +85,22 @@ def _told(result: Result, on_result: Callable[[Result], object] | None) -> Resul
     return result
 
 
-def _leave_interrupts_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _end_with_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to handle
+    die_with_parent(lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def die_with_parent(end: Callable[[], object]) -> None:
+    """Call `end` when the process that started this one is gone: nobody waits for the work any more."""
+    parent = parent_process()
+    if parent is not None:
+        gone = parent.sentinel
+        threading.Thread(target=lambda: (wait([gone]), end()), daemon=True).start()
+
+
+def print_to(log: Path) -> None:
+    """Append everything that this process prints, down to a native crash, to a file."""
+    file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)

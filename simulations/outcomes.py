@@ -63,20 +63,21 @@ def outcome_of(place: Path, label: str, seed: int) -> Outcome:
     return Outcome(label, seed, summary["mean_dice"], _least(at_sites), summary["seconds"], curve, kept)
 
 
-def pooled_outcome(place: Path, seed: int, out: Path) -> Outcome:
+def pooled_outcome(place: Path, seed: int, out: Path, threads: int) -> Outcome:
     """What comes of all honest data in one place, with the budget and the sites of a run; trained the first time.
 
     Args:
         place: folder of a finished run.
         seed: its seed.
         out: where the model and its scores belong.
+        threads: to train with.
 
     Raises:
         SegfedError: data or disk are not as they must be.
     """
     result = out / "outcome.json"
     if not result.is_file():
-        held_out, sites = pooled_of(read_run(place), out)
+        held_out, sites = pooled_of(read_run(place), out, threads)
         write_json(result, {"dice": held_out["mean_dice"], "worst": _least(sites)})
     told = json.loads(result.read_text(encoding="utf-8"))
     return Outcome(POOLED, seed, told["dice"], told["worst"], None)

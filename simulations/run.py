@@ -53,8 +53,13 @@ PHANTOMS_PER_SITE, PHANTOMS_HELD_OUT = 9, 8
 AUDIT_CANARIES = 300  # seconds; `segfed privacy audit` takes more
 
 
-def start_simulation(settings: SimulationSettings, out: Path | None) -> Path:
+def start_simulation(settings: SimulationSettings, out: Path | None, threads: int | None = None) -> Path:
     """Make a run folder, run the federation, and return the folder.
+
+    Args:
+        settings: what is asked for.
+        out: the run folder; None takes one under `runs`, named by the time and the task.
+        threads: of each site that computes; None gives it its share of the cores.
 
     Raises:
         SegfedError: settings, data, disk or sites are not as they must be.
@@ -65,7 +70,7 @@ def start_simulation(settings: SimulationSettings, out: Path | None) -> Path:
     if in_use(folder):
         raise ConfigurationError(f"{folder} is not empty; choose another --out, or go on with --resume {folder}")
     remove_half_written(folder)
-    threads = max(1, cores() // settings.at_once)
+    threads = threads or max(1, cores() // settings.at_once)
     run = Run(folder, f"{datetime.now():%Y%m%d-%H%M%S}", settings, task, threads)
     described = {"run": run.name, "settings": settings.to_json(), "task": task.to_json(), "threads": threads}
     write_json(folder / RUN_FILE, {**described, "parallel": settings.at_once})

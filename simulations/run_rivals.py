@@ -45,12 +45,13 @@ def compare_run(console: Console, run: Run) -> Compared:
         return compare_rivals(rivals, budget_of(run), asked.at_once)
 
 
-def pooled_of(run: Run, out: Path) -> tuple[Mapping[str, Any], Mapping[str, float]]:
-    """Train on all honest data of a finished run's sites in one place, with the run's budget and all of its cores.
+def pooled_of(run: Run, out: Path, threads: int) -> tuple[Mapping[str, Any], Mapping[str, float]]:
+    """Train on all honest data of a finished run's sites in one place, with the run's budget.
 
     Args:
         run: a finished one.
         out: where the model belongs.
+        threads: to train with.
 
     Returns:
         Its `metrics.json` on the held-out cases, and its Dice by site, see `dice_at_sites`.
@@ -58,7 +59,8 @@ def pooled_of(run: Run, out: Path) -> tuple[Mapping[str, Any], Mapping[str, floa
     Raises:
         SegfedError: data or disk are not as they must be.
     """
-    compared = compare_rivals((Rival(POOLED, POOLED, run.honest, out),), budget_of_one(run), 1)
+    budget = replace(budget_of(run), threads=threads)
+    compared = compare_rivals((Rival(POOLED, POOLED, run.honest, out),), budget, 1)
     return compared.held_out[POOLED], dice_at_sites(run, dict.fromkeys(run.honest, out / "model.safetensors"))
 
 
@@ -120,11 +122,6 @@ def _with_own_norms(run: Run, site: Path) -> Path:
     mixed = run.folder / RIVALS / f"{PERSONAL}-{site.name}" / "model.safetensors"
     save(mixed, model, run.task)
     return mixed
-
-
-def budget_of_one(run: Run) -> Budget:
-    """What a rival that is trained alone gets: the cores that the sites had together."""
-    return replace(budget_of(run), threads=run.threads * run.settings.at_once)
 
 
 def budget_of(run: Run) -> Budget:

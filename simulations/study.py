@@ -1,30 +1,15 @@
-"""A study: strategies and exchanges side by side on the same sites, each with the same seeds.
-
-Every combination is an ordinary run in a folder of its own, so a study that was stopped goes on with the run that was
-under way, and each run can be looked at, and played again, alone. Beside them, all data pooled is trained with the same
-budget, once a seed.
-"""
+"""What a study compares: strategies and exchanges side by side on the same sites, each with the same seeds."""
 
 import itertools
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from rich.console import Console
-
-from segformer3d.errors import ConfigurationError, DataError
-from segformer3d.files import in_use, remove_half_written, write_json
-from segformer3d.report.writing import HTML
-from segformer3d.terminal import make_console
+from segformer3d.errors import ConfigurationError
 from server.strategies.strategy import Strategy, named_strategy, strategy_from_json
-from simulations.outcomes import POOLED, Outcome, outcome_of, pooled_outcome
-from simulations.run import checked_task, resume_simulation, start_simulation
-from simulations.run_folder import RUN_FILE
 from simulations.settings import SimulationSettings
+from simulations.sharing import Sharing, share_cores
 
-STUDY_FILE, RUNS = "study.json", "runs"
 MOST_SEEDS = 100
 
 
@@ -37,12 +22,14 @@ class Study:
         strategies: one or more.
         exchanges: one or more, by name.
         seeds: one or more; a run's seed deals the cases, draws the first weights and everything after.
+        sharing: what computes at the same time, from beginning to end, since a run's last bits depend on its threads.
     """
 
     settings: SimulationSettings
     strategies: tuple[Strategy, ...]
     exchanges: tuple[str, ...]
     seeds: tuple[int, ...]
+    sharing: Sharing
 
     def label(self, strategy: Strategy, exchange: str) -> str:
         """What a combination is called: by the strategy, and by the exchange where several are compared."""
@@ -52,7 +39,7 @@ class Study:
         """The study as plain JSON values; `study_from_json` is its inverse."""
         strategies = [strategy.to_json() for strategy in self.strategies]
         varied = {"strategies": strategies, "exchanges": list(self.exchanges), "seeds": list(self.seeds)}
-        return {"settings": self.settings.to_json(), **varied}
+        return {"settings": self.settings.to_json(), **varied, "sharing": asdict(self.sharing)}
 
 
 def asked_for(values: Mapping[str, Any]) -> Study | SimulationSettings:
@@ -83,7 +70,8 @@ def asked_for(values: Mapping[str, Any]) -> Study | SimulationSettings:
     for option, names in (("strategy", list(map(variant_name, chosen))), ("exchange", exchanges)):
         if len(set(names)) < len(names):
             raise ConfigurationError(f"--{option} names one {option} twice; each is compared once")
-    return Study(settings, chosen, tuple(exchanges), tuple(range(settings.seed, settings.seed + seeds)))
+    sharing = share_cores(settings, len(chosen) * len(exchanges) * seeds)
+    return Study(settings, chosen, tuple(exchanges), tuple(range(settings.seed, settings.seed + seeds)), sharing)
 
 
 def variant_name(strategy: Strategy) -> str:
@@ -112,77 +100,8 @@ def study_from_json(values: Mapping[str, Any]) -> Study:
     """
     settings = SimulationSettings.from_json(values["settings"])
     strategies = tuple(strategy_from_json(strategy) for strategy in values["strategies"])
-    return Study(settings, strategies, tuple(values["exchanges"]), tuple(values["seeds"]))
-
-
-def begin_study(study: Study, folder: Path) -> Path:
-    """Write down what is compared, play it, and return the folder.
-
-    Raises:
-        SegfedError: the folder is in use, or data, disk or sites are not as they must be.
-        KeyboardInterrupt: with a hint how to go on.
-    """
-    if in_use(folder):
-        raise ConfigurationError(f"{folder} is not empty; choose another --out, or go on with --resume {folder}")
-    checked_task(study.settings)  # what is wrong is said before anything is there
-    remove_half_written(folder)
-    write_json(folder / STUDY_FILE, study.to_json())
-    return play_study(folder)
-
-
-def play_study(folder: Path) -> Path:
-    """Play every run of a study that is not there yet, and write its table and figure.
-
-    Raises:
-        SegfedError: the folder is no study, or data, disk or sites are not as they must be.
-        KeyboardInterrupt: with a hint how to go on.
-    """
-    from simulations.study_report import write_study_report
-
-    try:
-        study = study_from_json(json.loads((folder / STUDY_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder} is no study: {STUDY_FILE} cannot be read ({error})") from error
-    console = make_console()
-    try:
-        outcomes = list(_outcomes(console, study, folder))
-    except KeyboardInterrupt:
-        hint = f"nothing that was finished is lost; go on with: segfed simulate --resume {folder}"
-        raise KeyboardInterrupt(hint) from None
-    write_study_report(console, study, outcomes, folder)
-    return folder
-
-
-def is_study(folder: Path) -> bool:
-    """Whether a folder holds a study rather than a run."""
-    return (folder / STUDY_FILE).is_file()
-
-
-def _outcomes(console: Console, study: Study, folder: Path) -> Iterator[Outcome]:
-    combinations = list(itertools.product(study.seeds, study.strategies, study.exchanges))
-    for number, (seed, strategy, exchange) in enumerate(combinations, start=1):
-        label = study.label(strategy, exchange)
-        place = _place(folder, label, seed)
-        if not (place / HTML).is_file():  # a run's last file
-            console.rule(f"run {number} of {len(combinations)}: {label}, seed {seed}")
-            _play(replace(study.settings, strategy=strategy, exchange=exchange, seed=seed), place)
-        yield outcome_of(place, label, seed)
-    if study.settings.epsilon is None:
-        first = study.label(study.strategies[0], study.exchanges[0])
-        for seed in study.seeds:
-            console.rule(f"all data pooled, seed {seed}")
-            yield pooled_outcome(_place(folder, first, seed), seed, folder / POOLED / f"seed-{seed}")
-
-
-def _place(folder: Path, label: str, seed: int) -> Path:
-    return folder / RUNS / f"{label}-seed-{seed}"
-
-
-def _play(settings: SimulationSettings, place: Path) -> None:
-    if (place / RUN_FILE).is_file():
-        resume_simulation(place)
-    else:
-        start_simulation(settings, place)
+    exchanges, seeds = tuple(values["exchanges"]), tuple(values["seeds"])
+    return Study(settings, strategies, exchanges, seeds, Sharing(**values["sharing"]))
 
 
 def _several(asked: object) -> list[Any]:

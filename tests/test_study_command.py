@@ -1,10 +1,14 @@
 """Strategies side by side: real runs of a tiny federation, their table and figure, stopped and gone on with."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -15,7 +19,7 @@ from segformer3d.toml_file import read_toml
 from simulations.outcomes import POOLED, Outcome, outcome_of
 from simulations.study import Study, asked_for, study_from_json
 from simulations.study_report import gains_of, lines_of, reached, spread_of, targets_of, write_study_report
-from tests.test_command_line import NORMS_KEPT, TINY, blob_case, one_line, run, summary
+from tests.test_command_line import NORMS_KEPT, TINY, blob_case, command, one_line, run, summary, wait_for
 
 MIXED = "compared/personal-site-1/model.safetensors"
 
@@ -103,6 +107,50 @@ def test_a_kill_before_a_runs_first_file_is_in_nobodys_way(study: Path, tmp_path
     for name in ("run.json", "report.html"):
         place.joinpath(name).unlink()
     assert "is not empty" in one_line(run("simulate", "--resume", study, code=1))
+
+
+def test_runs_that_are_played_at_once_end_with_the_study_and_go_on_with_it(study: Path, tmp_path: Path) -> None:
+    out, data = tmp_path / "out", study.parent
+    words = ["simulate", "--data", data / "data", "--config", data / "tiny.toml", "--sites", 2, "--rounds", 3]
+    words += ["--parallel", 2, "--seeds", 2, "--out", out]
+    process = subprocess.Popen(
+        command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    places = [out / "runs" / f"fedavg-seed-{seed}" for seed in range(2)]
+    try:
+        for place in places:
+            wait_for(place / "rounds.jsonl", process)
+        playing = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        printed, errors = process.communicate(timeout=60)
+        psutil.wait_procs(playing, timeout=30)
+        assert not [each for each in playing if each.is_running()]
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert f"2 runs, 2 at once, each with 1 site at a time; what they print is in {out / 'logs'}" in printed
+    assert process.returncode == 130
+    assert errors.strip().splitlines()[-1].endswith(f"go on with: segfed simulate --resume {out}")
+    assert "Traceback" not in errors
+    assert not (out / "study.md").exists()
+    told = run("simulate", "--resume", out).stdout
+    for seed, place in enumerate(places):
+        assert f"fedavg, seed {seed}: mean Dice {summary(place)['mean_dice']:.4f} (" in told
+        assert "Round 3/3" in (out / "logs" / f"{place.name}.log").read_text()
+        assert json.loads((place / "run.json").read_text())["parallel"] == 1
+    assert "(2 of 2 runs)" in told
+    assert (out / "study.md").is_file()
+
+
+def test_a_run_that_fails_among_others_says_which_it_is(study: Path, tmp_path: Path) -> None:
+    study = Path(shutil.copytree(study, tmp_path / "study", symlinks=True))
+    described = json.loads((study / "study.json").read_text())
+    described["sharing"] = {"runs": 2, "sites": 1, "threads": 1}
+    (study / "study.json").write_text(json.dumps(described))
+    place = study / "runs" / "fedprox-seed-1"
+    place.joinpath("report.html").unlink()
+    place.joinpath("run.json").write_text("{}")
+    assert "segfed: fedprox, seed 1: " in one_line(run("simulate", "--resume", study, code=1))
 
 
 def test_data_that_is_not_there_leaves_no_folder(tmp_path: Path) -> None:

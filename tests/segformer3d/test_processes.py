@@ -5,8 +5,10 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from multiprocessing import active_children
 
+import psutil
 import pytest
 
 from segformer3d.errors import CaseError
@@ -44,7 +46,8 @@ def test_a_process_that_dies_is_one_line():
         map_in_processes(os._exit, [1], 1)
 
 
-def test_an_interrupt_ends_parent_and_children_at_once(tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_what_ends_the_parent_ends_its_children_at_once(tmp_path, how):
     script = tmp_path / "sleepers.py"
     script.write_text(SLEEPERS)
     process = subprocess.Popen(
@@ -53,12 +56,23 @@ def test_an_interrupt_ends_parent_and_children_at_once(tmp_path):
     try:
         assert process.stdout is not None
         process.stdout.readline()
-        time.sleep(2)  # the children are up, or on their way: either must end
+        children = children_of(process)
         began = time.monotonic()
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to the whole group
+        if how is signal.SIGINT:
+            os.killpg(process.pid, how)  # as a terminal does it: to the whole group
+        else:
+            process.kill()
         process.communicate(timeout=60)
+        psutil.wait_procs(children, timeout=30)
         assert time.monotonic() - began < 30
+        assert not [child for child in children if child.is_running()]
     finally:
-        if process.poll() is None:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode != 0
+
+
+def children_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Two that sleep, once they do (and what multiprocessing starts beside them)."""
+    time.sleep(2)  # they are up, or on their way: either must end
+    return psutil.Process(process.pid).children()

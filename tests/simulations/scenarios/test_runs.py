@@ -12,12 +12,10 @@ import torch
 
 from segformer3d.checkpoint import load, save
 from segformer3d.dataset import prepare
-from segformer3d.tasks import Task
 from server.strategies.strategy import named_strategy
 from simulations.outcomes import outcome_of, pooled_outcome
 from simulations.run import resume_simulation, start_simulation
-from simulations.run_folder import Run, read_run
-from simulations.run_rivals import budget_of, budget_of_one
+from simulations.run_folder import read_run
 from simulations.scenarios import SCENARIOS, get_scenario
 from simulations.settings import SimulationSettings
 
@@ -111,7 +109,7 @@ def test_a_hostile_site_has_no_say_in_what_a_run_is_worth(hostile: Path, tmp_pat
     assert [point[2] for point in found.curve] == pytest.approx([together, together])
     assert found.curve[0][0] == rounds[0]["bytes_up"], "its messages travel all the same"
     shutil.rmtree(place / "sites" / "site-3")
-    assert pooled_outcome(place, 0, tmp_path / "pooled").worst is not None, "pooled training does not look at it"
+    assert pooled_outcome(place, 0, tmp_path / "pooled", 1).worst is not None, "pooled training does not look at it"
 
 
 def test_summary_and_report_name_the_hostile_site(hostile: Path) -> None:
@@ -136,11 +134,6 @@ def test_dittos_worst_site_is_by_the_models_that_the_sites_keep(hostile: Path) -
     assert found.worst == pytest.approx(min(expected))
     assert found.worst > 0
     assert found.dice == json.loads((hostile / "summary.json").read_text())["mean_dice"], "of the global model"
-
-
-def test_pooled_training_has_the_cores_that_the_sites_share(tiny_task: Task) -> None:
-    run = Run(Path("run"), "name", SimulationSettings(data=Path("data"), sites=8, parallel=4), tiny_task, threads=3)
-    assert (budget_of(run).threads, budget_of_one(run).threads) == (3, 12)
 
 
 @pytest.mark.slow
