@@ -3,10 +3,12 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from client.exchange.settings import PLAIN, named_exchange
 from client.privacy.settings import PrivacySettings
+from segformer3d.checkpoint import read_notes
 from segformer3d.errors import ConfigurationError
 from segformer3d.settings import TrainingSettings
 from segformer3d.tasks import Task, task_from_json
@@ -152,6 +154,16 @@ def norms_kept(strategy: Strategy) -> str:
 def model_notes(settings: FederationSettings) -> dict[str, str]:
     """What the notes of every model file of a run must say of how it came to be."""
     return {"norms": norms_kept(settings.strategy)} if settings.strategy.rule.local_norms else {}
+
+
+def told_of_start(start: Path) -> str | None:
+    """What to know of a model file before a run begins with it: whose its norms are, if FedBN has left them.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    whose = read_notes(start).get("norms")
+    return whose and f"{start}, which the run begins with, was trained with FedBN: its norms are {whose}"
 
 
 def model_settings(asked: Mapping[str, Any], *, private: bool) -> Mapping[str, Any]:

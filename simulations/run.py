@@ -30,6 +30,7 @@ from segformer3d.score_tables import print_table
 from segformer3d.tasks import Task
 from segformer3d.terminal import make_console, plain_duration, progress_bar
 from server.app import make_server_app
+from server.federation import told_of_start
 from server.records import Event
 from server.rounds import LAST_FILE
 from server.run_folder import newest_state
@@ -160,9 +161,8 @@ def _introduce(console: Console, run: Run) -> None:
     for site in asked.hostile_sites:
         console.print(f"{site} is hostile; its validation cases count, since no coordinator could know", soft_wrap=True)
     console.print(f"run folder: {run.folder}", soft_wrap=True)
-    whose = None if asked.start is None or newest_state(run.folder) else read_notes(asked.start).get("norms")
-    if whose is not None:
-        told = f"{asked.start}, which the run begins with, was trained with FedBN: its norms are {whose}"
+    told = None if asked.start is None or newest_state(run.folder) else told_of_start(asked.start)
+    if told is not None:
         console.print(told, soft_wrap=True, highlight=False)
     if asked.epsilon is not None and asked.start is None:
         console.print(_NO_START, style="yellow", soft_wrap=True)

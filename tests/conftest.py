@@ -62,6 +62,16 @@ def one_thread() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def no_site_remembered() -> Iterator[None]:
+    """As in a process that has served no site: the data of those that it served before is read anew."""
+    from client import phases  # what needs no PyTorch of its own shall not wait for it
+
+    phases._data_of_site.clear()
+    yield
+    phases._data_of_site.clear()
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of shared reference data and scans beside the repository."""

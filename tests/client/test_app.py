@@ -3,7 +3,6 @@
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +36,7 @@ def site(tmp_path: Path) -> SiteSettings:
     return tiny_site(tmp_path)
 
 
-@pytest.fixture(autouse=True)
-def _nothing_remembered() -> Iterator[None]:
-    phases._data_of_site.clear()
-    yield
-    phases._data_of_site.clear()
+pytestmark = pytest.mark.usefixtures("no_site_remembered")
 
 
 def ask(site: SiteSettings, message: Message) -> Message:

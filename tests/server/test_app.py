@@ -1,7 +1,6 @@
 """Real sites, real training, a Grid in this process. Oracles: bitwise determinism, and learning on an easy problem."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,11 +38,7 @@ def sites(tmp_path: Path) -> list[SiteSettings]:
     return [tiny_site(tmp_path / "sites", f"site-{n}", cases=3 + n, seed=n) for n in (1, 2)]
 
 
-@pytest.fixture(autouse=True)
-def _nothing_remembered() -> Iterator[None]:
-    phases._data_of_site.clear()
-    yield
-    phases._data_of_site.clear()
+pytestmark = pytest.mark.usefixtures("no_site_remembered")
 
 
 def grid_of(sites: list[SiteSettings]) -> TinyGrid:

@@ -5,7 +5,7 @@ Oracles: bits (of runs that were disturbed and runs that were not), the sizes of
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import pytest
 from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 
-from client import phases
 from client.app import make_client_app
 from client.contract import PREPARE, TRAIN
 from client.exchange.at_site import HELD, held_at
@@ -41,11 +40,7 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> list[SiteSettings]:
     return [tiny_site(folder, f"site-{n}", cases=3, seed=n) for n in (1, 2, 3)]
 
 
-@pytest.fixture(autouse=True)
-def _nothing_remembered() -> Iterator[None]:
-    phases._data_of_site.clear()
-    yield
-    phases._data_of_site.clear()
+pytestmark = pytest.mark.usefixtures("no_site_remembered")
 
 
 class Hospital:

@@ -3,14 +3,18 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from segformer3d.checkpoint import save
 from segformer3d.errors import ConfigurationError
+from segformer3d.model import build
 from segformer3d.settings import TrainingSettings
 from segformer3d.tasks import get_task
-from server.federation import FederationSettings
+from server.federation import FederationSettings, model_notes, told_of_start
+from server.strategies.strategy import named_strategy
 
 from ..client.tiny_site import TINY
 
@@ -74,3 +78,12 @@ def test_a_fingerprint_covers_what_is_computed_and_nothing_else() -> None:
         {"training": TrainingSettings()},
     ):
         assert replace(SETTINGS, **change).fingerprint() != SETTINGS.fingerprint()  # type: ignore[arg-type]
+
+
+def test_who_begins_with_a_model_hears_whose_its_norms_are(tmp_path: Path) -> None:
+    settings, path = replace(SETTINGS, strategy=named_strategy("fedbn")), tmp_path / "model.safetensors"
+    save(path, build(TINY.model), TINY, model_notes(settings))
+    told = f"{path}, which the run begins with, was trained with FedBN: its norms are the mean of the sites', each of"
+    assert (told_of_start(path) or "").startswith(told)
+    save(path, build(TINY.model), TINY, model_notes(SETTINGS))
+    assert told_of_start(path) is None

@@ -1,6 +1,5 @@
 """Every strategy with real sites: real training, messages and disks. A run that was stopped ends in the same bits."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,12 +38,7 @@ from tests.client.tiny_site import (
 
 from .tiny_federation import Site, TinyGrid, federate, tiny_settings
 
-
-@pytest.fixture(autouse=True)
-def _nothing_remembered() -> Iterator[None]:
-    phases._data_of_site.clear()
-    yield
-    phases._data_of_site.clear()
+pytestmark = pytest.mark.usefixtures("no_site_remembered")
 
 
 def real(site: SiteSettings) -> Site:

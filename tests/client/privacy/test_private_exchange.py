@@ -1,12 +1,10 @@
 """A private update is made smaller after it was paid for. Oracles: the ledger, and the bytes of the reply."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from flwr.app import ArrayRecord, Message
 
-from client import phases
 from client.app import make_client_app
 from client.contract import PREPARE, TRAIN, PrepareReply, PrepareRequest, TrainReply, TrainRequest
 from client.exchange.at_site import HELD
@@ -28,10 +26,8 @@ PRIVACY = PrivacySettings(epsilon=8.0, patients=6, sampling_rate=0.5, local_step
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[SiteSettings]:
-    phases._data_of_site.clear()
-    yield tiny_site(tmp_path, cases=6)
-    phases._data_of_site.clear()
+def site(tmp_path: Path, no_site_remembered: None) -> SiteSettings:
+    return tiny_site(tmp_path, cases=6)
 
 
 def models() -> tuple[Change, Change]:

@@ -48,8 +48,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> SiteSettings:
 
 
 @pytest.fixture
-def site(data: SiteSettings, tmp_path: Path) -> SiteSettings:
-    phases._data_of_site.clear()
+def site(data: SiteSettings, tmp_path: Path, no_site_remembered: None) -> SiteSettings:
     return replace(data, work=tmp_path / "work")
 
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from client import phases
 from client.contract import TrainRequest
 from client.phases import train_site
 from client.strategies.rule import LocalRule
@@ -18,12 +17,7 @@ from segformer3d.checkpoint import load
 from segformer3d.model import build
 from tests.client.tiny_site import TINY_MODEL, tiny_site, tiny_weights, train_request
 
-
-@pytest.fixture(autouse=True)
-def _nothing_remembered() -> Iterator[None]:
-    phases._data_of_site.clear()
-    yield
-    phases._data_of_site.clear()
+pytestmark = pytest.mark.usefixtures("no_site_remembered")
 
 
 @dataclass(frozen=True)
