@@ -227,9 +227,12 @@ def _simulate(arguments: dict[str, Any]) -> None:
     resumed, config, out = arguments.pop("resume"), arguments.pop("config"), arguments.pop("out")
     given = {name: value for name, value in arguments.items() if value is not None}
     if resumed is not None:
+        play = resume_simulation
+        if is_study(Path(resumed)):
+            play = partial(play_study, parallel=given.pop("parallel", None))
         if given or config or out:
             raise ConfigurationError("--resume takes all settings from the run folder; leave the other options out")
-        (play_study if is_study(Path(resumed)) else resume_simulation)(Path(resumed))
+        play(Path(resumed))
         return
     asked = _read_config(config)
     out = out or asked.pop("out", None)

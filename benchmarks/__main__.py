@@ -22,6 +22,7 @@ from benchmarks.metrics import describe_metrics, measure_metrics
 from benchmarks.networks import describe_growth, describe_networks, measure_growth, measure_networks
 from benchmarks.private import describe_private, measure_private
 from benchmarks.settings import FULL, QUICK, Settings
+from benchmarks.studies import describe_studies, measure_studies
 from benchmarks.training import describe_training, measure_training
 from segformer3d.files import write_json, write_text
 
@@ -33,6 +34,7 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Settings], Any], Callable[[Any], str
     "metrics": ("The scores of a whole scan", measure_metrics, describe_metrics),
     "training": ("Training on real cases", measure_training, describe_training),
     "federations": ("A federated round over its bare steps", measure_federations, describe_federations),
+    "studies": ("A study of several runs", measure_studies, describe_studies),
     "exchange": ("Messages made small", measure_exchange, describe_exchange),
     "privacy": ("A private step", measure_private, describe_private),
     "deployment": ("A trivial round between processes", measure_deployment, describe_deployment),

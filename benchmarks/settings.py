@@ -19,6 +19,7 @@ class Settings:
         sites: federations of so many sites.
         rounds: rounds of each.
         private_side: voxels along a side of the cubes of the private steps.
+        study_turns: how often a study is played in each way; 0 leaves it out.
         trivial_rounds: rounds of the federation between processes; 0 leaves it out.
         scans: a folder of labelled cases in the Decathlon layout.
         glioma: a folder with one scan in four contrasts, or None for a synthetic one.
@@ -37,6 +38,7 @@ class Settings:
     sites: tuple[int, ...]
     rounds: int
     private_side: int
+    study_turns: int
     trivial_rounds: int
     scans: Path | None
     glioma: Path | None
@@ -54,6 +56,7 @@ FULL = {
     "sites": (2, 4, 8, 16, 32),
     "rounds": 3,
     "private_side": 96,
+    "study_turns": 3,
     "trivial_rounds": 8,
 }
 QUICK = {
@@ -67,5 +70,6 @@ QUICK = {
     "sites": (4,),
     "rounds": 1,
     "private_side": 32,
+    "study_turns": 0,
     "trivial_rounds": 0,
 }

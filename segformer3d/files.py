@@ -88,8 +88,8 @@ def in_use(place: Path) -> bool:
 
 
 def remove_half_written(folder: Path) -> None:
-    """Remove what a kill has left half written in a folder, if that is there."""
-    for path in folder.glob(".*") if folder.is_dir() else ():
+    """Remove what a kill has left half written in a folder and those within it, if it is there."""
+    for path in folder.rglob(".*"):
         if _TEMPORARY.match(path.name):
             path.unlink(missing_ok=True)
 

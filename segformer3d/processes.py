@@ -1,17 +1,21 @@
-"""Work spread over processes that end when they should: at the end, at an error, and at Ctrl-C."""
+"""Work spread over processes that end when they should: at the end, at an error, at Ctrl-C, and with their parent."""
 
 import os
 import signal
+import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
+from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import active_children, get_context, parent_process
+from contextlib import contextmanager
+from multiprocessing import active_children, get_context, parent_process, resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TypeVar
 
 from segformer3d.errors import SegfedError
+from segformer3d.files import storage_errors
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -66,8 +70,10 @@ def map_in_processes(
         min(processes, len(items)), mp_context=get_context("spawn"), initializer=_end_with_the_parent
     ) as pool:
         try:
-            futures = [pool.submit(function, item) for item in items]
-            return [_told(future.result(), on_result) for future in futures]
+            resource_tracker.ensure_running()  # starting the first process would start it, and let Ctrl-C through again
+            with interrupts_held():  # Ctrl-C is for this process to handle
+                futures = [pool.submit(function, item) for item in items]
+            return _collected(futures, on_result)
         except BrokenProcessPool as error:
             raise ProcessError(
                 "a worker process died, most likely because memory ran out; use fewer at the same time"
@@ -79,6 +85,29 @@ def map_in_processes(
             raise
 
 
+def _collected(futures: Sequence[Future[Result]], on_result: Callable[[Result], object] | None) -> list[Result]:
+    """All results; an exception as soon as there is one, however long the work before it takes."""
+    pending, told = set(futures), 0
+    while pending:
+        done, pending = wait_for(pending, return_when=FIRST_COMPLETED)
+        for future in done:
+            future.result()
+        while told < len(futures) and futures[told] not in pending:
+            _told(futures[told].result(), on_result)
+            told += 1
+    return [future.result() for future in futures]
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back in this thread until the end of the `with` block; processes started in it never get it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _told(result: Result, on_result: Callable[[Result], object] | None) -> Result:
     if on_result is not None:
         on_result(result)
@@ -86,7 +115,6 @@ def _told(result: Result, on_result: Callable[[Result], object] | None) -> Resul
 
 
 def _end_with_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to handle
     die_with_parent(lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
@@ -99,8 +127,15 @@ def die_with_parent(end: Callable[[], object]) -> None:
 
 
 def print_to(log: Path) -> None:
-    """Append everything that this process prints, down to a native crash, to a file."""
-    file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    """Append everything that this process prints from now on, down to a native crash, to a file.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with storage_errors(log):
+        file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.close(file)

@@ -2,7 +2,7 @@
 
 Pooled and alone start from the same weights, walk the same schedule and are measured on the same held-out cases as the
 federation. Then all of them, the federation's model too, are measured on the cases that each site keeps from training,
-which none of them has seen. As many are trained at a time as sites compute, in processes of their own.
+which none of them has seen. As many are trained at a time as sites compute; several have processes of their own.
 """
 
 import json
@@ -26,7 +26,7 @@ from segformer3d.fit import Plan, fit
 from segformer3d.inference import choose_device
 from segformer3d.measuring import Contest, forecast_of, measure_cases
 from segformer3d.model import SegFormer3D
-from segformer3d.processes import map_cases
+from segformer3d.processes import map_cases, map_in_processes
 from segformer3d.protocols import choose_protocol
 from segformer3d.report.charts import Bar
 from segformer3d.results import Evaluation
@@ -135,7 +135,9 @@ def compare_rivals(rivals: Sequence[Rival], budget: Budget, at_once: int) -> Com
         SegfedError: a rival's data or the disk is not as it must be, or its process died.
     """
     told = [_spoken(rival) for rival in rivals]
-    measured = map_cases(partial(_work, told=_told(budget)), told, at_once)
+    # Other kernels, and memory of its own, are what a federation leaves this process on a GPU.
+    spread = map_cases if choose_device(budget.device).type == "cpu" else map_in_processes
+    measured = spread(partial(_work, told=_told(budget)), told, at_once)
     by_name = {rival.name: result for rival, result in zip(rivals, measured, strict=True)}
     return Compared(
         {name: result["held_out"] for name, result in by_name.items() if result["held_out"] is not None},

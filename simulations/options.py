@@ -37,7 +37,7 @@ def simulate_options(command: argparse.ArgumentParser) -> None:
         help="TOML file with any of these options, and tables [training], [model], [grid], [privacy], [strategy]",
     )
     add("--out", metavar="DIR", help="run folder (default runs/DATE-TASK)")
-    add("--resume", metavar="DIR", help="go on with the run in this folder, from its last complete round")
+    add("--resume", metavar="DIR", help="go on with the run or study in this folder, from its last complete rounds")
 
 
 def warm_start_options(command: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from segformer3d.errors import DataError
 from segformer3d.files import write_json
 from segformer3d.training import ValidationReport
-from server.records import mean_dice, score
+from server.records import ROUNDS_FILE, mean_dice, score
 from simulations.run_folder import Run, read_run
 from simulations.run_rivals import personal_dice, pooled_of
 
@@ -53,7 +53,7 @@ def outcome_of(place: Path, label: str, seed: int) -> Outcome:
     """
     run = read_run(place)
     summary = json.loads((place / "summary.json").read_text(encoding="utf-8"))
-    rounds = [json.loads(line) for line in (place / "rounds.jsonl").read_text(encoding="utf-8").splitlines()]
+    rounds = [json.loads(line) for line in (place / ROUNDS_FILE).read_text(encoding="utf-8").splitlines()]
     if not all("bytes_up" in record for record in rounds):
         raise DataError(f"{place} was played by an earlier version of segfed; begin the study anew in another folder")
     final = json.loads((place / "result.json").read_text(encoding="utf-8"))["sites"]

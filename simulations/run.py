@@ -100,7 +100,9 @@ def resume_simulation(folder: Path) -> Path:
         SegfedError: the folder is no run folder, or was made by another version or architecture.
         KeyboardInterrupt: with a hint how to go on.
     """
-    return _play(read_run(folder))
+    run = read_run(folder)
+    remove_half_written(folder)
+    return _play(run)
 
 
 def _play(run: Run) -> Path:

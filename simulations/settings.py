@@ -18,6 +18,7 @@ from simulations.partitions import PARTITIONS
 from simulations.scenarios import Scenario, get_scenario
 
 ENGINES = ("local", "ray")
+LONGEST_DEADLINE = 30 * 86400.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class SimulationSettings:
             raise ConfigurationError(f"--held-out must be in (0, 1), got {self.held_out!r}")
         if type(self.leave_out_published) is not bool:
             raise ConfigurationError(f"leave_out_published must be true or false, got {self.leave_out_published!r}")
-        if type(self.round_deadline) not in (int, float) or not 1 <= self.round_deadline <= 30 * 86400:
+        if type(self.round_deadline) not in (int, float) or not 1 <= self.round_deadline <= LONGEST_DEADLINE:
             raise ConfigurationError(f"--round-deadline must be 1 second to 30 days, got {self.round_deadline!r}")
         if self.minimum_sites is not None and self.minimum_sites > self.sites:
             raise ConfigurationError(

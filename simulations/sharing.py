@@ -25,6 +25,10 @@ class Sharing:
         """Of all that computes at once."""
         return self.runs * self.sites * self.threads
 
+    def within(self, parallel: int) -> "Sharing":
+        """So many sites at once, each with the threads that it has: what is computed stays the same to the last bit."""
+        return Sharing(max(1, parallel // self.sites), min(self.sites, parallel), self.threads)
+
     def alone(self, models: int) -> tuple[int, int]:
         """How many of these models, each trained in one process, are trained at once, and the threads of each."""
         at_once = min(models, self.runs * self.sites)

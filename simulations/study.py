@@ -22,7 +22,7 @@ class Study:
         strategies: one or more.
         exchanges: one or more, by name.
         seeds: one or more; a run's seed deals the cases, draws the first weights and everything after.
-        sharing: what computes at the same time, from beginning to end, since a run's last bits depend on its threads.
+        sharing: what computes at the same time; kept with the study, since a run's last bits depend on its threads.
     """
 
     settings: SimulationSettings

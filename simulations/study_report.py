@@ -219,6 +219,8 @@ def _notes(study: Study, targets: Mapping[int, float], kept: Sequence[int]) -> l
     seeds = ", ".join(map(str, study.seeds))
     several = "; intervals are 95 % (Student's t) over the seeds" if len(study.seeds) > 1 else ""
     told = [f"Seeds: {seeds}{several}.", _worst_note(kept), *_hostile_note(study)]
+    if study.sharing.runs > 1:
+        told.append(f"Times are those of runs that share a machine, {study.sharing.runs} at once.")
     if targets:
         reach = ", ".join(f"{dice:.3f} (seed {seed})" for seed, dice in targets.items())
         told.append(

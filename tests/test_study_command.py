@@ -5,6 +5,8 @@ import os
 import shutil
 import signal
 import subprocess
+import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from segformer3d.errors import ConfigurationError
 from segformer3d.terminal import make_console
 from segformer3d.toml_file import read_toml
 from simulations.outcomes import POOLED, Outcome, outcome_of
+from simulations.sharing import Sharing
 from simulations.study import Study, asked_for, study_from_json
 from simulations.study_report import gains_of, lines_of, reached, spread_of, targets_of, write_study_report
 from tests.test_command_line import NORMS_KEPT, TINY, blob_case, command, one_line, run, summary, wait_for
@@ -110,47 +113,102 @@ def test_a_kill_before_a_runs_first_file_is_in_nobodys_way(study: Path, tmp_path
 
 
 def test_runs_that_are_played_at_once_end_with_the_study_and_go_on_with_it(study: Path, tmp_path: Path) -> None:
+    """Then one after the other, with the threads that they had."""
     out, data = tmp_path / "out", study.parent
-    words = ["simulate", "--data", data / "data", "--config", data / "tiny.toml", "--sites", 2, "--rounds", 3]
+    words = ["simulate", "--data", data / "data", "--config", data / "tiny.toml", "--sites", 2, "--rounds", 10]
     words += ["--parallel", 2, "--seeds", 2, "--out", out]
     process = subprocess.Popen(
         command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     places = [out / "runs" / f"fedavg-seed-{seed}" for seed in range(2)]
     try:
-        for place in places:
-            wait_for(place / "rounds.jsonl", process)
+        while not all(map(rounds_of, places)):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
         playing = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGINT)
+        assert len(playing) >= 2
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to the whole group
         printed, errors = process.communicate(timeout=60)
-        psutil.wait_procs(playing, timeout=30)
-        assert not [each for each in playing if each.is_running()]
+        _, left = psutil.wait_procs(playing, timeout=30)
+        assert not left
     finally:
-        if process.poll() is None:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     assert f"2 runs, 2 at once, each with 1 site at a time; what they print is in {out / 'logs'}" in printed
     assert process.returncode == 130
-    assert errors.strip().splitlines()[-1].endswith(f"go on with: segfed simulate --resume {out}")
-    assert "Traceback" not in errors
+    hint = f"nothing that was finished is lost; go on with: segfed simulate --resume {out}"
+    assert errors.strip() == f"segfed: stopped; {hint}"
     assert not (out / "study.md").exists()
-    told = run("simulate", "--resume", out).stdout
+    told = run("simulate", "--resume", out, "--parallel", 1).stdout
     for seed, place in enumerate(places):
-        assert f"fedavg, seed {seed}: mean Dice {summary(place)['mean_dice']:.4f} (" in told
-        assert "Round 3/3" in (out / "logs" / f"{place.name}.log").read_text()
-        assert json.loads((place / "run.json").read_text())["parallel"] == 1
-    assert "(2 of 2 runs)" in told
+        assert f"run {seed + 1} of 2: fedavg, seed {seed}" in told
+        assert f"run folder: {place}" in (out / "logs" / f"{place.name}.log").read_text()
+        asked = json.loads((place / "run.json").read_text())
+        assert (asked["parallel"], asked["settings"]["round_deadline"]) == (1, 7200), "half of the machine"
+        assert rounds_of(place) == 10
+        assert not list(place.rglob(".*")), "what was half written"
     assert (out / "study.md").is_file()
 
 
-def test_a_run_that_fails_among_others_says_which_it_is(study: Path, tmp_path: Path) -> None:
+def rounds_of(place: Path) -> int:
+    path = place / "rounds.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def test_a_run_that_fails_is_in_no_others_way(study: Path, tmp_path: Path) -> None:
     study = Path(shutil.copytree(study, tmp_path / "study", symlinks=True))
     described = json.loads((study / "study.json").read_text())
     described["sharing"] = {"runs": 2, "sites": 1, "threads": 1}
     (study / "study.json").write_text(json.dumps(described))
-    place = study / "runs" / "fedprox-seed-1"
-    place.joinpath("report.html").unlink()
-    place.joinpath("run.json").write_text("{}")
-    assert "segfed: fedprox, seed 1: " in one_line(run("simulate", "--resume", study, code=1))
+    failing, other = (study / "runs" / f"fedprox-seed-{seed}" for seed in range(2))
+    for place in (failing, other):
+        place.joinpath("report.html").unlink()
+    failing.joinpath("run.json").write_text("{}")
+    done = run("simulate", "--resume", study, code=1)
+    assert "segfed: fedprox, seed 0: " in one_line(done)
+    assert f"(the study goes on with: segfed simulate --resume {study})" in one_line(done)
+    assert "2 runs, 2 at once" in done.stdout
+    assert f"fedprox, seed 1: mean Dice {summary(other)['mean_dice']:.4f} (1 of 2)" in done.stdout
+    assert "fedprox, seed 0: " in (study / "logs" / "fedprox-seed-0.log").read_text()
+
+
+def test_a_run_whose_process_dies_is_told_with_a_remedy(study: Path, tmp_path: Path) -> None:
+    study = Path(shutil.copytree(study, tmp_path / "study", symlinks=True))
+    described = json.loads((study / "study.json").read_text())
+    described["sharing"] = {"runs": 2, "sites": 2, "threads": 1}
+    (study / "study.json").write_text(json.dumps(described))
+    shutil.rmtree(study / "runs" / "fedprox-seed-0")
+    process = subprocess.Popen(
+        command("simulate", "--resume", study), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        wait_for(study / "logs" / "fedprox-seed-0.log", process)
+        for child in psutil.Process(process.pid).children():
+            if "resource_tracker" not in " ".join(child.cmdline()):
+                child.kill()
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert errors.startswith("segfed: a run's process died, most likely because memory ran out; ")
+    assert errors.rstrip().endswith(f"segfed simulate --resume {study} --parallel 2")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--parallel", 0], "--parallel must be a whole number in [1,"),
+        (["--parallel", 2, "--rounds", 3], "leave the other options out"),
+    ],
+)
+def test_a_study_goes_on_as_it_was_asked_for(study: Path, words: list[object], told: str) -> None:
+    assert told in one_line(run("simulate", "--resume", study, *words, code=1))
+
+
+def test_a_study_of_another_version_is_said(tmp_path: Path) -> None:
+    (tmp_path / "study.json").write_text('{"settings": {}, "strategies": [], "exchanges": [], "seeds": []}')
+    told = one_line(run("simulate", "--resume", tmp_path, code=1))
+    assert "study.json is damaged or of another version ('sharing'); begin the study anew in another folder" in told
 
 
 def test_data_that_is_not_there_leaves_no_folder(tmp_path: Path) -> None:
@@ -296,7 +354,8 @@ def test_gains_are_seed_by_seed() -> None:
 
 
 def test_the_report_says_of_which_model_its_numbers_are(tmp_path: Path) -> None:
-    study = asked_for({"data": "data", "strategy": "fedavg,fedbn,ditto", "scenario": "hostile-sign", "sites": 8})
+    asked = {"data": "data", "strategy": "fedavg,fedbn,ditto", "scenario": "hostile-sign", "sites": 8, "parallel": 1}
+    study = asked_for(asked)
     assert isinstance(study, Study)
     write_study_report(make_console(), study, [outcome("fedavg", 0, 0.8, (1, 1, 0.8))], tmp_path)
     text = (tmp_path / "study.md").read_text()
@@ -305,8 +364,10 @@ def test_the_report_says_of_which_model_its_numbers_are(tmp_path: Path) -> None:
     assert "- site-8 is hostile: it counts for no worst site and no target" in text
     assert "fedavg:" not in text
     assert "keeps from training.\n" in text
-    several = replace(outcome("fedavg", 0, 0.8), kept=(3, 0, 1, 5))
+    assert "Times" not in text
+    several, study = replace(outcome("fedavg", 0, 0.8), kept=(3, 0, 1, 5)), replace(study, sharing=Sharing(2, 1, 1))
     write_study_report(make_console(), study, [several], tmp_path)
+    assert "Times are those of runs that share a machine, 2 at once.\n" in (tmp_path / "study.md").read_text()
     assert "keeps from training; a site that keeps any has 1 to 5 of them.\n" in (tmp_path / "study.md").read_text()
 
 

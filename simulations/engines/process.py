@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import cast
 
 from segformer3d.errors import FederationError
+from segformer3d.processes import interrupts_held
 from simulations.engines.parcels import Parcel, receive, send
-from simulations.engines.signals import interrupts_held
 from simulations.engines.source import ClientSource
 from simulations.engines.worker import run_worker
 

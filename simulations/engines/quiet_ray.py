@@ -21,7 +21,7 @@ from ray._private import worker as ray_worker
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from segformer3d.errors import FederationError
-from simulations.engines.signals import interrupts_held
+from segformer3d.processes import interrupts_held
 
 
 @contextmanager

@@ -26,6 +26,8 @@ def test_the_quick_report_has_every_section(tmp_path: Path, shared: Path) -> Non
         "metrics",
         "training",
         "federations",
+        "studies",
+        "exchange",
         "privacy",
         "deployment",
     ]

@@ -41,6 +41,25 @@ def test_an_error_in_a_process_is_raised_here_and_ends_the_others():
     assert set(active_children()) <= before
 
 
+def late_or_refused(seconds: float) -> None:
+    time.sleep(seconds)
+    if not seconds:
+        raise CaseError("the case is damaged")
+
+
+def test_an_error_does_not_wait_for_the_work_before_it():
+    began = time.monotonic()
+    with pytest.raises(CaseError, match="damaged"):
+        map_in_processes(late_or_refused, [300, 0], 2)
+    assert time.monotonic() - began < 200
+
+
+def test_results_are_told_in_the_order_of_the_items():
+    told = []
+    map_in_processes(abs, [-3, -1, -2, -5], 2, told.append)
+    assert told == [3, 1, 2, 5]
+
+
 def test_a_process_that_dies_is_one_line():
     with pytest.raises(ProcessError, match="memory"):
         map_in_processes(os._exit, [1], 1)
@@ -63,9 +82,9 @@ def test_what_ends_the_parent_ends_its_children_at_once(tmp_path, how):
         else:
             process.kill()
         process.communicate(timeout=60)
-        psutil.wait_procs(children, timeout=30)
+        _, left = psutil.wait_procs(children, timeout=30)
+        assert not left
         assert time.monotonic() - began < 30
-        assert not [child for child in children if child.is_running()]
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -73,6 +92,9 @@ def test_what_ends_the_parent_ends_its_children_at_once(tmp_path, how):
 
 
 def children_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """Two that sleep, once they do (and what multiprocessing starts beside them)."""
-    time.sleep(2)  # they are up, or on their way: either must end
-    return psutil.Process(process.pid).children()
+    """Two that sleep, and the one that multiprocessing starts beside them."""
+    deadline = time.monotonic() + 60
+    while len(children := psutil.Process(process.pid).children()) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return children

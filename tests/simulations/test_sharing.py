@@ -73,3 +73,9 @@ def test_models_that_train_alone_share_what_the_sites_had() -> None:
     assert sixteen.alone(1) == (1, 12)
     assert sixteen.alone(5) == (5, 2)
     assert sixteen.alone(100) == (12, 1)
+
+
+def test_fewer_at_once_have_the_threads_that_they_had() -> None:
+    shared = Sharing(runs=3, sites=4, threads=2)
+    assert shared.within(9) == Sharing(2, 4, 2)
+    assert shared.within(3) == Sharing(1, 3, 2)
