@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.measure import interleaved, spoken, table, times_as_fast
 from benchmarks.settings import Settings
 from segformer3d.files import write_json
-from simulations.sharing import Sharing
+from simulations.sharing import share_cores
 from simulations.study import Study, asked_for
 from simulations.study_runs import STUDY_FILE
 
@@ -29,8 +29,7 @@ def measure_studies(settings: Settings) -> dict[str, Any] | None:
         return None
     study = asked_for({**ASKED, "rounds": settings.rounds, "device": settings.device})
     assert isinstance(study, Study), "two strategies are a study"
-    alone = Sharing(1, study.settings.at_once, max(1, study.sharing.all_threads // study.settings.at_once))
-    ways = {"one after another": alone, "as shared": study.sharing}
+    ways = {"one after another": share_cores(study.settings, 1), "as shared": study.sharing}
     plays = {way: partial(_play, replace(study, sharing=sharing)) for way, sharing in ways.items()}
     found = interleaved(plays, settings.study_turns)
     return {

@@ -70,8 +70,7 @@ def map_in_processes(
         min(processes, len(items)), mp_context=get_context("spawn"), initializer=_end_with_the_parent
     ) as pool:
         try:
-            resource_tracker.ensure_running()  # starting the first process would start it, and let Ctrl-C through again
-            with interrupts_held():  # Ctrl-C is for this process to handle
+            with interrupts_kept_here():
                 futures = [pool.submit(function, item) for item in items]
             return _collected(futures, on_result)
         except BrokenProcessPool as error:
@@ -106,6 +105,14 @@ def interrupts_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def interrupts_kept_here() -> Iterator[None]:
+    """Ctrl-C is for this process to handle: those that the `with` block starts never get it."""
+    resource_tracker.ensure_running()  # starting the first process would start it, and let Ctrl-C through again
+    with interrupts_held():
+        yield
 
 
 def _told(result: Result, on_result: Callable[[Result], object] | None) -> Result:

@@ -46,7 +46,8 @@ from simulations.report import Journal, add_audit, audit_line, write_summary
 from simulations.run_folder import RUN_FILE, SITES, START_FILE, WORK, Run, read_run
 from simulations.run_rivals import compare_run
 from simulations.scenarios import get_scenario
-from simulations.settings import SimulationSettings, cores
+from simulations.settings import SimulationSettings
+from simulations.sharing import share_cores
 
 ENGINE_LOG, EVALUATION = "engine.log", "evaluation"
 # The built-in federation: small enough for a laptop's patience, large enough that it learns.
@@ -71,7 +72,7 @@ def start_simulation(settings: SimulationSettings, out: Path | None, threads: in
     if in_use(folder):
         raise ConfigurationError(f"{folder} is not empty; choose another --out, or go on with --resume {folder}")
     remove_half_written(folder)
-    threads = threads or max(1, cores() // settings.at_once)
+    threads = threads or share_cores(settings, 1).threads
     run = Run(folder, f"{datetime.now():%Y%m%d-%H%M%S}", settings, task, threads)
     described = {"run": run.name, "settings": settings.to_json(), "task": task.to_json(), "threads": threads}
     write_json(folder / RUN_FILE, {**described, "parallel": settings.at_once})

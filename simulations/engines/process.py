@@ -6,14 +6,13 @@ import signal
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import cast
 
 from segformer3d.errors import FederationError
-from segformer3d.processes import interrupts_held
+from segformer3d.processes import interrupts_kept_here
 from simulations.engines.parcels import Parcel, receive, send
 from simulations.engines.source import ClientSource
 from simulations.engines.worker import run_worker
@@ -99,9 +98,8 @@ class WorkerProcess:
 
 def _start(source: ClientSource, log: Path) -> _Child:
     ours, theirs = _spawn.Pipe()
-    process = _spawn.Process(target=run_worker, args=(theirs, source, str(log)))
-    resource_tracker.ensure_running()  # starting the first process would start it, and let Ctrl-C through again
-    with interrupts_held():  # Ctrl-C is for the engine to handle
+    process = _spawn.Process(target=run_worker, args=(theirs, source, log))
+    with interrupts_kept_here():
         process.start()
     theirs.close()  # or its end would never be seen
     return _Child(process, ours)

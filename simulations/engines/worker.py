@@ -17,11 +17,11 @@ from simulations.engines.parcels import Parcel, receive, send
 from simulations.engines.source import ClientSource
 
 
-def run_worker(connection: Connection, source: ClientSource, log: str) -> None:
+def run_worker(connection: Connection, source: ClientSource, log: Path) -> None:
     """Serve until the other end of `connection` closes."""
     os.setpgid(0, 0)  # a group of its own: Ctrl-C does not reach it, and what a site starts can be ended with it
     die_with_parent(lambda: os.killpg(0, signal.SIGKILL))
-    print_to(Path(log))
+    print_to(log)
     try:
         app = source.make()
     except SegfedError as error:
