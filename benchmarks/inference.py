@@ -20,10 +20,11 @@ from benchmarks.plain import PlainSegFormer3D
 from benchmarks.settings import Settings
 from benchmarks.worker import Deeds, Worker, process_peak_mb, seconds_of
 from segformer3d.cases import CaseFiles, case_name, find_cases
-from segformer3d.checkpoint import from_published, load, load_task
+from segformer3d.checkpoint import from_published, load
 from segformer3d.inference import OVERLAP, WINDOWS_AT_ONCE, decide, predict_masks
 from segformer3d.intensity import scale_intensity
 from segformer3d.metrics import score_case
+from segformer3d.model_description import load_task
 from segformer3d.tasks import Task, get_task
 from segformer3d.volumes import Volume, read_case
 from segformer3d.windows import slide

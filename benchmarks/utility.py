@@ -19,10 +19,11 @@ from matplotlib.figure import Figure
 
 from benchmarks.measure import table
 from segformer3d.cases import find_cases
-from segformer3d.checkpoint import load, load_task
+from segformer3d.checkpoint import load
 from segformer3d.evaluation import evaluate
 from segformer3d.files import write_json, write_whole
 from segformer3d.inference import choose_device
+from segformer3d.model_description import load_task
 from segformer3d.statistics import summarise
 from simulations.hippocampus_phantoms import write_hippocampus_phantoms
 from simulations.run import start_simulation

@@ -30,7 +30,7 @@ from client.weights import Weights, check_layout, decode_weights, encode_weights
 from segformer3d.errors import ReplyError
 from segformer3d.settings import TrainingSettings
 from segformer3d.tasks import Task, task_from_json
-from segformer3d.training import TrainingReport, ValidationReport
+from segformer3d.training_reports import TrainingReport, ValidationReport
 
 ARRAYS, METRICS, CONTROL = "arrays", "metrics", "control"
 PREPARE, TRAIN, EVALUATE = MessageType.QUERY, MessageType.TRAIN, MessageType.EVALUATE

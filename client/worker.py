@@ -41,7 +41,8 @@ from segformer3d.addresses import LOOPBACK, Address
 from segformer3d.errors import SegfedError
 from segformer3d.files import StorageError
 
-POLL_S, PATIENCE_S = 0.1, 2.0
+POLL_S = 0.5  # a request to the SuperNode takes both of them some 10 ms, day and night
+PATIENCE_S = 2.0
 # What talking to the SuperNode raises when it ends, or when it has dropped the message meanwhile.
 _LOST = (httpx.HTTPError, RuntimeError, ObjectPullError, ObjectPushError)
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"

@@ -6,26 +6,21 @@ checkpoint at all is refused in one line. Nothing is ever unpickled beyond what 
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from segformer3d.config import ModelConfig
 from segformer3d.errors import CheckpointError, ConfigurationError
 from segformer3d.model import SegFormer3D, skeleton
+from segformer3d.model_description import DESCRIPTION, FORMAT, description_of, is_torch, open_model
 from segformer3d.published import infer_config, is_published, translate
-from segformer3d.tasks import Task, task_from_json
+from segformer3d.tasks import Task
 from segformer3d.tensor_file import write_tensors
-
-FORMAT = "segfed-model-1"
-_DESCRIPTION = "segfed"
-_TORCH_SUFFIXES = (".bin", ".pt", ".pth")
 
 
 def save(path: Path, model: SegFormer3D, task: Task | None = None, notes: Mapping[str, Any] | None = None) -> None:
@@ -53,7 +48,7 @@ def save_weights(
     described = {"format": FORMAT, "config": config.to_json(), "notes": dict(notes or {})}
     if task is not None:
         described["task"] = task.to_json()
-    write_tensors(path, weights, {_DESCRIPTION: json.dumps(described)})
+    write_tensors(path, weights, {DESCRIPTION: json.dumps(described)})
 
 
 def load(path: Path | str, **config: Any) -> SegFormer3D:
@@ -79,43 +74,6 @@ def load(path: Path | str, **config: Any) -> SegFormer3D:
         ) from error
     load_state(model, state, str(path))
     return model.eval()
-
-
-def load_task(path: Path | str) -> Task:
-    """The task that a model file of ours was trained for.
-
-    Raises:
-        CheckpointError: the file is damaged, or names no task.
-    """
-    task = known_task(path)
-    if task is None:
-        raise CheckpointError(f"{path} does not say what task it was trained for; name it with --task")
-    return task
-
-
-def known_task(path: Path | str) -> Task | None:
-    """The same, or None where the file names no task.
-
-    Raises:
-        CheckpointError: the file is damaged.
-    """
-    described = _read_description(Path(path))
-    if "task" not in described:
-        return None
-    try:
-        return task_from_json(described["task"])
-    except ConfigurationError as error:
-        raise CheckpointError(f"{path} describes its task in a way that this version cannot read ({error})") from error
-
-
-def read_notes(path: Path | str) -> Mapping[str, Any]:
-    """The notes that a model file was saved with; empty for files that are not ours.
-
-    Raises:
-        CheckpointError: the file is damaged.
-    """
-    notes = _read_description(Path(path)).get("notes", {})
-    return notes if isinstance(notes, dict) else {}
 
 
 def from_published(state_dict: Mapping[str, Tensor], **config: Any) -> SegFormer3D:
@@ -178,46 +136,11 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         CheckpointError: the file is missing, truncated or no checkpoint.
     """
-    if _is_torch(path):
+    if is_torch(path):
         return _read_torch(path), {}
-    with _open(path) as stored:
+    with open_model(path, "pt") as stored:
         weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - it is no mapping
-        return weights, _description(stored)
-
-
-def _read_description(path: Path) -> dict[str, Any]:
-    """What `save` wrote about a file's tensors, without them."""
-    if _is_torch(path):
-        return {}
-    with _open(path) as stored:
-        return _description(stored)
-
-
-def _is_torch(path: Path) -> bool:
-    if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint {path}")
-    return path.suffix in _TORCH_SUFFIXES
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[Any]:
-    try:
-        with safe_open(path, "pt") as stored:
-            yield stored
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is truncated or not a safetensors file ({error}); copy it again") from error
-
-
-def _description(stored: Any) -> dict[str, Any]:
-    return _parsed((stored.metadata() or {}).get(_DESCRIPTION, "{}"))
-
-
-def _parsed(text: str) -> dict[str, Any]:
-    try:
-        described = json.loads(text)
-    except ValueError:
-        return {}
-    return described if isinstance(described, dict) else {}
+        return weights, description_of(stored)
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:

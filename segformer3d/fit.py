@@ -14,7 +14,8 @@ from segformer3d.dataset import SiteData
 from segformer3d.model import SegFormer3D, build
 from segformer3d.settings import TrainingSettings
 from segformer3d.tasks import Task
-from segformer3d.training import OnStep, Part, TrainingReport, ValidationReport, train_part, validate
+from segformer3d.training import OnStep, Part, train_part, validate
+from segformer3d.training_reports import TrainingReport, ValidationReport
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from segformer3d.checkpoint import known_task, load, load_task, read_notes
+from segformer3d.checkpoint import load
 from segformer3d.errors import ConfigurationError
 from segformer3d.model import SegFormer3D
+from segformer3d.model_description import known_task, load_task, read_notes
 from segformer3d.norms import MEAN, choose_norms
 from segformer3d.tasks import Task, named_task
 

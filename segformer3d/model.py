@@ -66,8 +66,9 @@ class SegFormer3D(nn.Module):
         self.config = ModelConfig(**sizes)
         self.stages = nn.ModuleList(Stage(self.config, index) for index in range(len(self.config.embed_dims)))
         self.decoder = Decoder(self.config)
-        self.apply(init_published)
-        _init_pointwise_convolutions(self.decoder, self.stages)
+        if not self.decoder.fuse.weight.is_meta:  # a skeleton has no values to draw
+            self.apply(init_published)
+            _init_pointwise_convolutions(self.decoder, self.stages)
         if final_init == "prior":
             _init_prior(self.decoder.classify, output_bias)
         elif final_init != "published" or output_bias is not None:

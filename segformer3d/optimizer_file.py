@@ -13,11 +13,12 @@ from torch import nn
 
 from segformer3d.checkpoint import read_weights
 from segformer3d.errors import CheckpointError
+from segformer3d.optimizers import SGD, AdamW
 from segformer3d.tensor_file import write_tensors
 
 _MOMENTS: Mapping[type[torch.optim.Optimizer], tuple[str, ...]] = {
-    torch.optim.AdamW: ("exp_avg", "exp_avg_sq"),
-    torch.optim.SGD: ("momentum_buffer",),
+    AdamW: ("exp_avg", "exp_avg_sq"),
+    SGD: ("momentum_buffer",),
 }
 
 _NOTE = "note:"
@@ -58,7 +59,7 @@ def load_optimizer(path: Path, optimizer: torch.optim.Optimizer, model: nn.Modul
     stored, _ = read_weights(path)
     for name, parameter in _trained(optimizer, model).items():
         shapes = dict.fromkeys(_MOMENTS[type(optimizer)], parameter.shape)
-        if isinstance(optimizer, torch.optim.AdamW):
+        if isinstance(optimizer, AdamW):
             shapes["step"] = torch.Size()
         if any(f"{key}:{name}" not in stored or stored[f"{key}:{name}"].shape != shapes[key] for key in shapes):
             raise CheckpointError(

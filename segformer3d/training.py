@@ -26,9 +26,11 @@ from segformer3d.lacks import Groups, known_groups, told
 from segformer3d.losses import Loss, known_loss, make_loss, marginal, targets
 from segformer3d.model import SegFormer3D
 from segformer3d.optimizer_file import load_optimizer, save_optimizer
+from segformer3d.optimizers import AdamW
 from segformer3d.patches import sample_patch
 from segformer3d.settings import TrainingSettings
 from segformer3d.tasks import Task
+from segformer3d.training_reports import TrainingReport, ValidationReport
 
 OnStep = Callable[["Step"], None]
 Adjust = Callable[[], None]  # changes the gradients between clipping and the optimizer's step
@@ -69,42 +71,6 @@ class Step:
     loss: float
     learning_rate: float
     samples: int
-
-
-@dataclass(frozen=True)
-class TrainingReport:
-    """A finished part.
-
-    Attributes:
-        loss: mean over its steps.
-        cases, samples, steps: training cases, patches, optimizer steps.
-        seconds: how long its steps took, patches included, reading and writing the optimizer's state excluded.
-        waited: the part of these seconds in which a step waited for its patches.
-    """
-
-    loss: float
-    cases: int
-    samples: int
-    steps: int
-    seconds: float
-    waited: float = 0.0
-
-
-@dataclass(frozen=True)
-class ValidationReport:
-    """A model measured on whole cases.
-
-    Attributes:
-        dice: mean Dice per structure over the cases whose labels tell it; NaN where there is none.
-        loss: mean Dice-plus-cross-entropy loss of whole cases.
-        cases: how many cases.
-        seconds: how long it took.
-    """
-
-    dice: tuple[float, ...]
-    loss: float
-    cases: int
-    seconds: float
 
 
 def train_part(
@@ -192,11 +158,9 @@ def loss_of(model: nn.Module, loss: Loss, image: Tensor, target: Tensor) -> Tens
     return loss(logits.float(), target)
 
 
-def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
+def make_optimizer(model: nn.Module, settings: TrainingSettings) -> AdamW:
     """AdamW over all parameters, in the order of their names in the model."""
-    return torch.optim.AdamW(
-        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-    )
+    return AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
 
 
 def validate(

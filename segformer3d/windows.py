@@ -1,11 +1,13 @@
 """Sliding windows over volumes of any size, in memory that depends on a window and not on the volume.
 
 Windows lie where MONAI's sliding window puts them and are blended with the same Gaussian weights, so the results are
-the same. They are visited along X: planes that no later window will touch are finished, and handed on as a slab, while
-the others wait in a band as thick as one window. Axes are channels (C in, K out), X, Y, Z.
+the same (MONAI itself takes seconds to load). They are visited along X: planes that no later window will touch are
+finished, and handed on as a slab, while the others wait in a band as thick as one window. Axes are channels (C in, K
+out), X, Y, Z.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 
 import numpy as np
 import torch
@@ -53,10 +55,8 @@ class _Band:
     """The planes that windows still add to: sums of weighted values, and of weights, from plane `start` on."""
 
     def __init__(self, window: Triple, size: Sequence[int], device: torch.device) -> None:
-        from monai.data.utils import compute_importance_map  # two seconds to import: only where it is used
-
         self.start = 0
-        self._weight_xyz = compute_importance_map(window, mode="gaussian", sigma_scale=0.125, device=device).float()
+        self._weight_xyz = gaussian_weights(window).to(device)
         self._weights_XYZ = torch.zeros((window[0], *size[1:]), device=device)
         self._values_KXYZ: Tensor | None = None  # until the first window tells the number of channels
 
@@ -80,15 +80,29 @@ class _Band:
 
 def _batches(size: Sequence[int], window: Triple, overlap: float, at_once: int) -> Iterator[list[Place]]:
     """The places of windows, in order along X; those of one batch begin at the same plane."""
-    from monai.data.utils import dense_patch_slices
-
+    starts = [
+        _starts(length, side, max(1, int(side * (1 - overlap)))) for length, side in zip(size, window, strict=True)
+    ]
     batch: list[Place] = []
-    for place in dense_patch_slices(size, window, [max(1, int(side * (1 - overlap))) for side in window]):
+    for x, y, z in product(*starts):
+        place = (slice(x, x + window[0]), slice(y, y + window[1]), slice(z, z + window[2]))
         if batch and (len(batch) == at_once or place[0].start != batch[0][0].start):
             yield batch
             batch = []
         batch.append(place)
     yield batch
+
+
+def _starts(length: int, side: int, interval: int) -> list[int]:
+    """Where windows begin on an axis: `interval` apart, the last one as far as it goes."""
+    return [min(start, length - side) for start in range(0, length - side + interval, interval)]
+
+
+def gaussian_weights(window: Triple) -> Tensor:
+    """How much each voxel of a window counts (x, y, z): a Gaussian of an eighth of each side, 0.001 at least."""
+    sides = [torch.arange(side, dtype=torch.float32) - (side - 1) / 2 for side in window]
+    x, y, z = (torch.exp(-((8 * at / side) ** 2) / 2) for at, side in zip(sides, window, strict=True))
+    return (x[:, None, None] * y[:, None] * z).clamp(min=1e-3)
 
 
 def _at_least(image_CXYZ: Image, window: Triple) -> tuple[Image, Place]:

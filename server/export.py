@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segformer3d.checkpoint import read_notes, save_weights
+from segformer3d.checkpoint import save_weights
 from segformer3d.errors import ConfigurationError
 from segformer3d.files import storage_errors, write_text
+from segformer3d.model_description import read_notes
 from segformer3d.norms import MEAN
 from segformer3d.terminal import make_console
 from server.aggregation import final_weights

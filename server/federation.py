@@ -8,8 +8,8 @@ from typing import Any
 
 from client.exchange.settings import PLAIN, named_exchange
 from client.privacy.settings import PrivacySettings
-from segformer3d.checkpoint import read_notes
 from segformer3d.errors import ConfigurationError
+from segformer3d.model_description import read_notes
 from segformer3d.settings import TrainingSettings
 from segformer3d.tasks import Task, task_from_json
 from server.strategies.strategy import Strategy, check_exchange, check_private, strategy_from_json

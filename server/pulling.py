@@ -56,5 +56,6 @@ def _do(work: Callable[[], Replies], future: "Future[Replies]") -> None:
 
 # For engines in this process, whose sites work while they are looked at.
 AT_ONCE = Pulling(_at_once, share=0.002, shortest_s=0.005, longest_s=1.0)
-# Between machines: a look is a request for each site that has not answered, and some 10 ms of work for SuperLink.
-BESIDE = Pulling(_beside, share=0.005, shortest_s=0.1, longest_s=3.0)
+# Between machines: a look is a request for each site that has not answered, and some 10 ms of work for SuperLink: twice
+# a second and with 20 sites that is nearly half of a core.
+BESIDE = Pulling(_beside, share=0.005, shortest_s=0.5, longest_s=3.0)

@@ -17,7 +17,7 @@ from flwr.proto.recorddict_pb2 import Array as ProtoArray
 
 from client.contract import PrepareReply
 from segformer3d.files import storage_errors, write_text
-from segformer3d.training import ValidationReport
+from segformer3d.training_reports import ValidationReport
 from server.replies import SetAside
 from server.state import Best
 

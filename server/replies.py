@@ -19,7 +19,7 @@ from client.privacy.settings import PrivacySettings
 from client.weights import COUNTER, MEAN, VARIANCE, Weights, check_layout, is_buffer, parameter_norm
 from segformer3d.errors import ReplyError
 from segformer3d.tasks import Task
-from segformer3d.training import TrainingReport, ValidationReport
+from segformer3d.training_reports import TrainingReport, ValidationReport
 
 MOST_COUNT = 10_000_000
 # An update may be this many times as long as the global parameters, and so much longer. AdamW at a sane rate stays

@@ -21,7 +21,7 @@ from client.weights import Weights
 from segformer3d.checkpoint import save_weights
 from segformer3d.errors import FederationError
 from segformer3d.files import write_json
-from segformer3d.training import ValidationReport
+from segformer3d.training_reports import ValidationReport
 from server.aggregation import AggregationState, Diagnostics, apply, common_control, final_weights, init
 from server.downlink import Delivery, NextModel, next_model
 from server.exchange import Exchange, Question, Received, read_evaluate, read_train

@@ -26,7 +26,7 @@ from server.submissions import CutOffRuns
 
 SECRET_FILE = "executor.secret"  # noqa: S105 - its name
 TIDY_S = 2.0
-EXECUTOR_POLL_S = "0.2"
+EXECUTOR_POLL_S = "0.5"
 
 
 def start_and_print(folder: str) -> None:

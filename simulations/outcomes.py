@@ -9,7 +9,7 @@ from typing import Any
 
 from segformer3d.errors import DataError
 from segformer3d.files import write_json
-from segformer3d.training import ValidationReport
+from segformer3d.training_reports import ValidationReport
 from server.records import ROUNDS_FILE, mean_dice, score
 from simulations.run_folder import Run, read_run
 from simulations.run_rivals import personal_dice, pooled_of

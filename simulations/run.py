@@ -17,12 +17,13 @@ from client.privacy.run_audit import audit_run
 from client.weights import weights_of
 from segformer3d.allocator import keep_freed_memory
 from segformer3d.cases import find_cases
-from segformer3d.checkpoint import load, read_notes, save_weights
+from segformer3d.checkpoint import load, save_weights
 from segformer3d.errors import ConfigurationError
 from segformer3d.evaluation import evaluate
 from segformer3d.files import in_use, remove_half_written, write_json, write_whole
 from segformer3d.fit import initial_model
 from segformer3d.inference import choose_device
+from segformer3d.model_description import read_notes
 from segformer3d.report.evaluation_report import Circumstances, write_evaluation_report
 from segformer3d.report.words import counted
 from segformer3d.results import Evaluation

@@ -1,5 +1,6 @@
 """How runs that are played side by side, and the sites of each, share the cores of a machine."""
 
+import os
 from dataclasses import dataclass
 
 from segformer3d.inference import choose_device
@@ -57,4 +58,10 @@ def share_cores(settings: SimulationSettings, runs: int) -> Sharing:
     most = 1 if settings.engine == "ray" else min(runs, within)
     together = min(range(1, most + 1), key=lambda number: (turns(number), -number))
     sites = sites_at_once(together)
-    return Sharing(together, sites, max(1, cores() // (together * sites)))
+    return Sharing(together, sites, threads_of(together * sites))
+
+
+def threads_of(at_once: int) -> int:
+    """The threads of each of so many computations: its share of the cores, or fewer where OMP_NUM_THREADS says so."""
+    share, said = max(1, cores() // at_once), os.environ.get("OMP_NUM_THREADS", "")
+    return min(share, int(said)) if said.isdecimal() and int(said) else share

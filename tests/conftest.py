@@ -1,8 +1,15 @@
 """Fixtures for every part of the tests: shared data, a tiny task, small datasets on disk, a disk that is full."""
 
-import json
 import os
+
+# Before NumPy and PyTorch look: small arrays are slower on many threads. Workers and processes inherit it.
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+
+import fcntl
+import json
 import resource
+import shutil
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -14,20 +21,23 @@ import torch
 from hypothesis import settings
 from numpy.typing import NDArray
 from xdist.remote import Producer
-from xdist.scheduler import LoadFileScheduling
 
 from segformer3d.config import ModelConfig
 from segformer3d.tasks import Structure, Task
 
 from .browser import CHROMIUM, MISSING, Browser, open_browser
+from .commands import FASTER, TINY, blob_case, run, simulate
+from .examples import examples
+from .shares import LongestFirst
 
 # No deadline: a loaded machine is not a bug. Derandomised: a failure is seen again on the next run.
-settings.register_profile("segfed", deadline=None, derandomize=True)
+settings.register_profile("segfed", deadline=None, derandomize=True, max_examples=examples(50))
 settings.load_profile("segfed")
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+pytest_plugins = ["tests.work"]
 
-DEPLOYMENT = "tests/deployment/"
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+PRIVATE = ("--epsilon", 8, "--delta", 1e-4)
 
 WriteNifti = Callable[..., Path]
 MakeDataset = Callable[..., Path]
@@ -38,28 +48,30 @@ def pytest_xdist_auto_num_workers() -> int:
     return (os.cpu_count() or 1) + 1
 
 
-class _Shares(LoadFileScheduling):
-    """What is dealt to a worker as one: a file, and all tests of deployments, which share one federation."""
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests may take longer until they count as hanging."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(1800))
 
-    def _split_scope(self, nodeid: str) -> str:
-        return DEPLOYMENT if nodeid.startswith(DEPLOYMENT) else super()._split_scope(nodeid)
 
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _Shares | None:
-    """With `--dist loadfile`, see `_Shares`."""
-    return _Shares(config, log) if config.getvalue("dist") == "loadfile" else None
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LongestFirst | None:
+    """For `--dist loadfile`."""
+    return LongestFirst(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(autouse=True, scope="session")
-def one_thread() -> Iterator[None]:
-    """Small tensors are slower on many threads, and sums on another number of threads differ in the last bit.
-
-    The processes that tests start are told, too.
-    """
+def one_thread() -> None:
+    """Sums on another number of threads differ in the last bit."""
     torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def ctrl_c_works() -> Iterator[None]:
+    """Also where the tests were started with Ctrl-C ignored, as a script's background job is; processes inherit it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
@@ -176,3 +188,77 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         pytest.skip(MISSING)
     with open_browser(tmp_path_factory.mktemp("chromium")) as opened:
         yield opened
+
+
+BuildOnce = Callable[[str, Callable[[Path], object]], Path]
+
+
+@pytest.fixture(scope="session")
+def built_once(tmp_path_factory: pytest.TempPathFactory) -> BuildOnce:
+    """`built_once(name, build)`: the folder that `build(folder)` filled, once for all workers of pytest-xdist.
+
+    Whoever comes later waits and finds it. It is everybody's, so nobody may change it.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def build_or_find(name: str, build: Callable[[Path], object]) -> Path:
+        place, built = root / "shared" / name, root / "shared" / f"{name}.built"
+        place.parent.mkdir(exist_ok=True)
+        with place.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not built.exists():
+                shutil.rmtree(place, ignore_errors=True)  # of a worker that failed
+                place.mkdir()
+                build(place)
+                built.touch()
+        return place
+
+    return build_or_find
+
+
+# --- One tiny dataset, model and run for all tests of commands -------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def dataset(built_once: BuildOnce) -> Path:
+    """Sixteen cases in the Decathlon's layout."""
+    return built_once("dataset", lambda place: _make_dataset(place, {f"case_{n:02d}": blob_case(n) for n in range(16)}))
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A settings file with the tiny network."""
+    path = tmp_path_factory.mktemp("config") / "tiny.toml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(built_once: BuildOnce, dataset: Path) -> Path:
+    """`segfed train` of thirty passes over the dataset: a folder with a model that finds what it looks for."""
+
+    def train(place: Path) -> None:
+        (place / "faster.toml").write_text(FASTER + TINY)
+        words = ["--data", dataset, "--config", place / "faster.toml", "--epochs", 30]
+        (place / "printed.txt").write_text(run("train", *words, "--out", place / "model").stdout)
+
+    return built_once("trained", train)
+
+
+@pytest.fixture(scope="session")
+def finished(built_once: BuildOnce, dataset: Path, config: Path) -> Path:
+    """The run folder of a federation of two sites over three rounds."""
+    return built_once("finished", lambda place: simulate(dataset, config, place / "run")) / "run"
+
+
+@pytest.fixture(scope="session")
+def private(built_once: BuildOnce, dataset: Path, config: Path) -> tuple[Path, str]:
+    """The run folder of a private federation, and what it printed."""
+
+    def play(place: Path) -> None:
+        (place / "printed.txt").write_text(simulate(dataset, config, place / "run", *PRIVATE).stdout)
+
+    place = built_once("private", play)
+    return place / "run", (place / "printed.txt").read_text()

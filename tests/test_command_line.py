@@ -1,6 +1,5 @@
 """The `segfed` command as a user meets it: real processes, exit codes, one-line errors, files left behind."""
 
-import io
 import json
 import os
 import re
@@ -10,8 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
@@ -24,106 +21,19 @@ from segformer3d.checkpoint import load, save
 from segformer3d.model import build
 from segformer3d.tasks import task_of_folder
 
-# What a model of FedBN's says of itself.
-NORMS_KEPT = "the mean of the sites', each of which has kept its own and measured its validation cases with them"
-TINY = """
-[model]
-embed_dims = [8, 16]
-num_heads = [1, 2]
-mlp_ratios = [2, 2]
-depths = [1, 1]
-sr_ratios = [2, 1]
-patch_kernel_size = [3, 3]
-patch_stride = [2, 2]
-patch_padding = [1, 1]
-decoder_head_embedding_dim = 16
-
-[grid]
-patch = [12, 12, 12]
-"""
-
-
-def blob_case(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A bright ball (label 1) with a brighter half (label 2) in noise."""
-    generator = np.random.default_rng(seed)
-    centre = generator.uniform(5, 9, 3)
-    x, y, z = np.indices((14, 13, 12))
-    inside = (x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (z - centre[2]) ** 2 < 16
-    label = np.where(inside, np.where(x > centre[0], 2, 1), 0).astype(np.uint8)
-    image = generator.normal(1, 0.2, label.shape) + label  # above 0, as the voxels of an MRI are
-    return (image * generator.uniform(50, 5000)).astype(np.float32), label
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory, make_dataset) -> Path:
-    folder = tmp_path_factory.mktemp("blobs")
-    return make_dataset(folder, {f"case_{number:02d}": blob_case(number) for number in range(16)})
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("config") / "tiny.toml"
-    path.write_text(TINY)
-    return path
-
-
-def command(*words: object) -> list[str]:
-    return [sys.executable, "-m", "segfed", *map(str, words)]
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a command left: its exit code and what it printed."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-
-def run(*words: object, code: int = 0) -> Done:
-    """The command in this process, which has PyTorch loaded already; what needs a process of its own starts one."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        returned = segfed.main([str(word) for word in words])
-    done = Done(returned, out.getvalue(), err.getvalue())
-    assert done.code == code, done
-    return done
-
-
-def run_process(*words: object, code: int = 0) -> Done:
-    """The command as a shell starts it."""
-    process = subprocess.run(command(*words), capture_output=True, text=True, timeout=300, check=False)
-    assert process.returncode == code, process
-    assert "Traceback" not in process.stderr + process.stdout
-    return Done(process.returncode, process.stdout, process.stderr)
-
-
-def one_line(done: Done) -> str:
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1, done.stderr
-    assert lines[0].startswith("segfed: ")
-    return lines[0]
-
-
-def federation(dataset: Path, config: Path, out: Path) -> list[object]:
-    """One site at a time, so that no worker processes have to start."""
-    words = ["--data", dataset, "--config", config, "--out", out, "--sites", 2, "--rounds", 3, "--parallel", 1]
-    return ["simulate", *words]
-
-
-def simulate(dataset: Path, config: Path, out: Path, *more: object, code: int = 0) -> Done:
-    return run(*federation(dataset, config, out), *more, code=code)
-
-
-def summary(folder: Path) -> dict:
-    return json.loads((folder / "summary.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, dataset, config) -> Path:
-    out = tmp_path_factory.mktemp("run") / "done"
-    simulate(dataset, config, out)
-    return out
+from .commands import (
+    TINY,
+    Done,
+    blob_case,
+    command,
+    federation,
+    one_line,
+    run,
+    run_process,
+    simulate,
+    summary,
+    wait_for,
+)
 
 
 def test_help_names_every_command_and_does_not_wait_for_pytorch():
@@ -186,13 +96,6 @@ def test_sites_and_held_out_cases_are_disjoint_and_complete(finished, dataset):
     assert sum(map(len, parts)) == 16
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(finished, dataset, config, tmp_path):
-    simulate(dataset, config, tmp_path / "again")
-    simulate(dataset, config, tmp_path / "other", "--seed", 1)
-    assert summary(tmp_path / "again")["weights_sha256"] == summary(finished)["weights_sha256"]
-    assert summary(tmp_path / "other")["weights_sha256"] != summary(finished)["weights_sha256"]
-
-
 def test_compare_prints_three_kinds_side_by_side(dataset, config, tmp_path):
     text = simulate(dataset, config, tmp_path / "run", "--compare", "--rounds", 1).stdout
     assert re.search(r"^federated .*\n^pooled .*\n^site-1 alone .*\n^site-2 alone ", text, re.M)
@@ -200,15 +103,7 @@ def test_compare_prints_three_kinds_side_by_side(dataset, config, tmp_path):
     assert (tmp_path / "run" / "comparison.png").stat().st_size > 1000
 
 
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 200
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_a_run_that_was_stopped_in_a_round_ends_with_the_weights_of_one_that_was_not(
     how, finished, dataset, config, tmp_path
 ):
@@ -237,10 +132,10 @@ def test_a_run_that_was_stopped_in_a_round_ends_with_the_weights_of_one_that_was
     assert len((out / "rounds.jsonl").read_text().splitlines()) == 3
 
 
-def test_resuming_a_finished_run_changes_nothing(finished):
-    before = summary(finished)
-    run("simulate", "--resume", finished)
-    assert summary(finished)["weights_sha256"] == before["weights_sha256"]
+def test_resuming_a_finished_run_changes_nothing(finished, tmp_path):
+    copied = copy_of(finished, tmp_path)
+    run("simulate", "--resume", copied)
+    assert summary(copied)["weights_sha256"] == summary(finished)["weights_sha256"]
 
 
 @pytest.mark.parametrize(
@@ -305,14 +200,6 @@ def test_train_takes_tables_and_nothing_else(text, dataset, tmp_path):
     assert text.split()[0] in one_line(run("train", "--data", dataset, "--config", path, "--out", tmp_path, code=1))
 
 
-def test_settings_from_a_file_are_used_and_options_go_first(dataset, config, tmp_path):
-    path = tmp_path / "all.toml"
-    path.write_text(f'data = "{dataset}"\nsites = 2\nrounds = 2\nlocal-epochs = 2\nout = "{tmp_path / "run"}"\n' + TINY)
-    run("simulate", "--config", path, "--rounds", 1)
-    told = summary(tmp_path / "run")
-    assert (told["sites"], told["rounds"], told["local_epochs"]) == (2, 1, 2)
-
-
 def test_a_folder_in_use_is_not_written_into(finished, dataset, config):
     assert "--resume" in one_line(simulate(dataset, config, finished, code=1))
 
@@ -359,12 +246,9 @@ def test_a_full_disk_in_a_round_is_one_line_and_the_run_can_be_resumed(finished,
     assert summary(tmp_path / "run")["weights_sha256"] == summary(finished)["weights_sha256"]
 
 
-def test_train_predict_and_evaluate_one_after_another(dataset, config, tmp_path):
-    faster = tmp_path / "faster.toml"
-    faster.write_text("[training]\nlearning_rate = 0.01\n" + TINY)
-    text = run("train", "--data", dataset, "--config", faster, "--epochs", 30, "--out", tmp_path / "model").stdout
-    assert "epoch 30/30: loss" in text
-    model = tmp_path / "model" / "model.safetensors"
+def test_train_predict_and_evaluate_one_after_another(dataset, trained, tmp_path):
+    assert "epoch 30/30: loss" in (trained / "printed.txt").read_text()
+    model = trained / "model" / "model.safetensors"
     image = dataset / "imagesTr" / "case_03.nii.gz"
     run("predict", "--model", model, "--image", image, "--mirror", "--out", tmp_path / "labels")
     predicted = nib.load(tmp_path / "labels" / "case_03.nii.gz")
@@ -378,13 +262,18 @@ def test_train_predict_and_evaluate_one_after_another(dataset, config, tmp_path)
 
 
 def test_damaged_cases_are_counted_and_never_end_a_run(make_dataset, config, tmp_path):
+    """The run takes its settings from a file; options go first."""
     dataset = make_dataset(tmp_path / "data", {f"case_{n:02d}": blob_case(n) for n in range(12)})
     damage(dataset)
     text = run("train", "--data", dataset, "--config", config, "--epochs", 1, "--out", tmp_path / "model").stdout
     assert "cases: 7 used, 5 set aside" in text
     for reason in ("truncated", "NaN", "the value 9", "shape", "cannot be read"):
         assert reason in text
-    simulate(dataset, config, tmp_path / "run", "--rounds", 1)
+    path = tmp_path / "all.toml"
+    path.write_text(f'data = "{dataset}"\nsites = 2\nrounds = 2\nlocal-epochs = 2\nout = "{tmp_path / "run"}"\n' + TINY)
+    run("simulate", "--config", path, "--rounds", 1, "--parallel", 1)
+    told = summary(tmp_path / "run")
+    assert (told["sites"], told["rounds"], told["local_epochs"]) == (2, 1, 2)
     scores = json.loads((tmp_path / "run" / "evaluation" / "metrics.json").read_text())
     sites = [json.loads(line) for line in (tmp_path / "run" / "rounds.jsonl").read_text().splitlines()]
     assert scores["set_aside"] + scores["cases"] >= 2

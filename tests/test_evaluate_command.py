@@ -11,33 +11,25 @@ import numpy as np
 import pytest
 import torch
 
-from segformer3d.checkpoint import load, load_task, read_weights, save
+from segformer3d.checkpoint import load, read_weights, save
 from segformer3d.model import build
+from segformer3d.model_description import load_task
 from segformer3d.tasks import get_task
 from segformer3d.tensor_file import write_tensors
 
-from .test_command_line import NORMS_KEPT, config, dataset, one_line, run  # noqa: F401 - some are fixtures
-
-
-def faster(config: Path, folder: Path) -> Path:  # noqa: F811
-    """The settings of `config`, but for a learning rate with which few steps suffice."""
-    path = folder / "faster.toml"
-    path.write_text("[training]\nlearning_rate = 0.01\n" + config.read_text())
-    return path
+from .commands import NORMS_KEPT, one_line, run
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory, dataset, config) -> tuple[Path, Path]:  # noqa: F811
+def models(tmp_path_factory, dataset, trained) -> tuple[Path, Path]:
     """Two models that were trained on the same cases, one much longer than the other."""
-    folder = tmp_path_factory.mktemp("models")
-    for epochs in (30, 2):
-        out = folder / f"{epochs}-epochs"
-        run("train", "--data", dataset, "--config", faster(config, folder), "--epochs", epochs, "--out", out)
-    return folder / "30-epochs" / "model.safetensors", folder / "2-epochs" / "model.safetensors"
+    out = tmp_path_factory.mktemp("models")
+    run("train", "--data", dataset, "--config", trained / "faster.toml", "--epochs", 2, "--out", out)
+    return trained / "model" / "model.safetensors", out / "model.safetensors"
 
 
 @pytest.fixture(scope="module")
-def strata(tmp_path_factory, dataset) -> Path:  # noqa: F811
+def strata(tmp_path_factory, dataset) -> Path:
     path = tmp_path_factory.mktemp("strata") / "scanners.csv"
     names = sorted(entry.name.removesuffix(".nii.gz") for entry in (dataset / "imagesTr").iterdir())
     path.write_text(
@@ -47,7 +39,7 @@ def strata(tmp_path_factory, dataset) -> Path:  # noqa: F811
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory, models, strata, dataset) -> tuple[Path, str]:  # noqa: F811
+def compared(tmp_path_factory, models, strata, dataset) -> tuple[Path, str]:
     out = tmp_path_factory.mktemp("compared")
     better, worse = models
     words = ["--model", better, "--against", worse, "--data", dataset, "--strata", strata, "--out", out]
@@ -104,7 +96,7 @@ def other_task(tmp_path: Path) -> Path:
     return tmp_path / "other.safetensors"
 
 
-def test_mistakes_are_one_line_and_leave_nothing(models, dataset, tmp_path):  # noqa: F811
+def test_mistakes_are_one_line_and_leave_nothing(models, dataset, tmp_path):
     model, out = models[0], tmp_path / "out"
     wrong = tmp_path / "wrong.csv"
     wrong.write_text("patient,scanner\n")
@@ -159,15 +151,15 @@ def test_longer_training_on_hippocampi_is_better_and_the_test_says_so(shared: Pa
 
 
 @pytest.fixture(scope="module")
-def fedbn(tmp_path_factory, dataset, config) -> Path:  # noqa: F811
+def fedbn(tmp_path_factory, dataset, trained) -> Path:
     """A run of two sites that keep their norms."""
     folder = tmp_path_factory.mktemp("fedbn")
-    asked = ("--data", dataset, "--config", faster(config, folder), "--sites", 2, "--strategy", "fedbn")
-    run("simulate", *asked, "--rounds", 3, "--local-epochs", 5, "--out", folder / "run")
+    asked = ("--data", dataset, "--config", trained / "faster.toml", "--sites", 2, "--strategy", "fedbn")
+    run("simulate", *asked, "--rounds", 2, "--local-epochs", 5, "--parallel", 1, "--out", folder / "run")
     return folder / "run"
 
 
-def test_a_model_of_fedbn_is_used_with_the_norms_that_are_named(fedbn, dataset, tmp_path):  # noqa: F811
+def test_a_model_of_fedbn_is_used_with_the_norms_that_are_named(fedbn, dataset, tmp_path):
     """Oracle: a model put together here, of the last model and a site's norms, that says nothing of norms."""
     model, task = fedbn / "last.safetensors", load_task(fedbn / "last.safetensors")
     memory = max(fedbn.glob("work/site-1/*/memory-*.safetensors"))
@@ -197,7 +189,7 @@ def test_a_model_of_fedbn_is_used_with_the_norms_that_are_named(fedbn, dataset, 
     assert labels["own"] == labels["mixed"] != labels["mean"]
 
 
-def test_a_model_of_fedbn_without_a_choice_of_norms_is_refused(fedbn, models, dataset, tmp_path):  # noqa: F811
+def test_a_model_of_fedbn_without_a_choice_of_norms_is_refused(fedbn, models, dataset, tmp_path):
     model, memory = fedbn / "last.safetensors", min(fedbn.glob("work/site-2/*/memory-*.safetensors"))
     refused = one_line(run("evaluate", "--model", model, "--data", dataset, "--out", tmp_path / "a", code=1))
     assert "was trained with FedBN" in refused
@@ -217,7 +209,7 @@ def test_a_model_of_fedbn_without_a_choice_of_norms_is_refused(fedbn, models, da
     assert not any((tmp_path / name).exists() for name in "abcde")
 
 
-def test_a_second_model_of_fedbn_is_measured_with_the_mean(fedbn, dataset, tmp_path):  # noqa: F811
+def test_a_second_model_of_fedbn_is_measured_with_the_mean(fedbn, dataset, tmp_path):
     model, memory = fedbn / "last.safetensors", max(fedbn.glob("work/site-1/*/memory-*.safetensors"))
     asked = ("--model", model, "--norms", memory, "--against", model, "--data", dataset, "--out", tmp_path / "scores")
     told = [line for line in run("evaluate", *asked).stdout.splitlines() if "norms are" in line]

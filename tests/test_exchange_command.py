@@ -11,34 +11,27 @@ from pathlib import Path
 
 import pytest
 
-from .test_command_line import TINY, blob_case, command, one_line, run, wait_for
+from .commands import command, one_line, run, summary, wait_for
 
 
 @pytest.fixture(scope="module")
-def words(tmp_path_factory, make_dataset) -> list[object]:
-    folder = tmp_path_factory.mktemp("blobs")
-    (folder / "tiny.toml").write_text(TINY)
-    data = make_dataset(folder / "data", {f"case_{number:02d}": blob_case(number) for number in range(12)})
-    return ["simulate", "--data", data, "--config", folder / "tiny.toml", "--sites", 2, "--rounds", 3]
+def words(dataset, config) -> list[object]:
+    """As the run of `finished`, which sends its weights as they are."""
+    return ["simulate", "--data", dataset, "--config", config, "--sites", 2, "--rounds", 3]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, words) -> Path:
+def compact(tmp_path_factory, words) -> Path:
     out = tmp_path_factory.mktemp("compact") / "done"
     run(*words, "--parallel", 1, "--exchange", "compact", "--out", out)
     return out
 
 
-def summary(folder: Path) -> dict:
-    return json.loads((folder / "summary.json").read_text())
-
-
-def test_the_summary_tells_the_bytes_each_way_and_they_are_fewer(finished, words, tmp_path):
-    run(*words, "--parallel", 1, "--out", tmp_path / "plain")
-    packed, plain = summary(finished), summary(tmp_path / "plain")
+def test_the_summary_tells_the_bytes_each_way_and_they_are_fewer(compact, finished):
+    packed, plain = summary(compact), summary(finished)
     assert (packed["exchange"], plain["exchange"]) == ("compact", "fp32")
-    rounds = [json.loads(line) for line in (finished / "rounds.jsonl").read_text().splitlines()]
-    closing = json.loads((finished / "result.json").read_text())
+    rounds = [json.loads(line) for line in (compact / "rounds.jsonl").read_text().splitlines()]
+    closing = json.loads((compact / "result.json").read_text())
     for way in ("bytes_up", "bytes_down"):
         assert packed[f"all_{way}"] == sum(record[way] for record in rounds) + closing[way]
         used = sum(site[way] for record in rounds for site in record["sites"])
@@ -47,6 +40,7 @@ def test_the_summary_tells_the_bytes_each_way_and_they_are_fewer(finished, words
     assert packed["weights_sha256"] != plain["weights_sha256"]
 
 
+@pytest.mark.slow
 def test_worker_processes_and_ray_give_the_same_weights_to_the_last_bit(words, tmp_path):
     """Sites one after another in one process, two at a time in worker processes, and on Flower's simulation engine.
 
@@ -62,7 +56,7 @@ def test_worker_processes_and_ray_give_the_same_weights_to_the_last_bit(words, t
         assert summary(tmp_path / folder)["weights_sha256"] == expected, folder
 
 
-def test_a_run_that_was_killed_in_a_round_ends_with_the_weights_of_one_that_was_not(finished, words, tmp_path):
+def test_a_run_that_was_killed_in_a_round_ends_with_the_weights_of_one_that_was_not(compact, words, tmp_path):
     out = tmp_path / "stopped"
     process = subprocess.Popen(
         command(*words, "--parallel", 1, "--exchange", "compact", "--out", out),
@@ -78,7 +72,7 @@ def test_a_run_that_was_killed_in_a_round_ends_with_the_weights_of_one_that_was_
         process.wait()
     assert not (out / "summary.json").exists()
     run("simulate", "--resume", out)
-    assert summary(out)["weights_sha256"] == summary(finished)["weights_sha256"]
+    assert summary(out)["weights_sha256"] == summary(compact)["weights_sha256"]
 
 
 def run_name(out: Path, process: "subprocess.Popen[str]") -> str:

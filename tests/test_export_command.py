@@ -12,21 +12,21 @@ import pytest
 import torch
 
 from client.privacy.settings import PrivacySettings
-from segformer3d.checkpoint import load, load_task, read_weights, save
+from segformer3d.checkpoint import load, read_weights, save
 from segformer3d.export.card import make_card
 from segformer3d.export.card_text import card_text
 from segformer3d.loading import Loaded, load_model
 from segformer3d.model import build
+from segformer3d.model_description import load_task
 from server.coordinator import Coordinator
 from server.export import export_and_print
 from server.federation import FederationSettings
 from server.run_folder import SETTINGS_FILE
 
 from .client.tiny_site import RUN
+from .commands import one_line, run, run_process, summary
 from .server.test_coordinator import coordinator  # noqa: F401 - a fixture
 from .server.test_export import played  # noqa: F401 - a fixture
-from .test_command_line import config, dataset, finished, one_line, run, run_process, summary  # noqa: F401
-from .test_private_commands import private  # noqa: F401 - a fixture
 
 
 def card_of(folder: Path) -> dict:
@@ -43,7 +43,7 @@ def cases_in(folder: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def exported(finished: Path, tmp_path_factory) -> tuple[Path, str]:  # noqa: F811
+def exported(finished: Path, tmp_path_factory) -> tuple[Path, str]:
     out = tmp_path_factory.mktemp("export") / "out"
     words = ["--format", "onnx", "torch-export", "--format", "monai-bundle", "--licence", "CC-BY-4.0"]
     return out, run("export", finished / "last.safetensors", *words, "--out", out).stdout
@@ -67,7 +67,7 @@ def test_every_format_is_written_checked_and_named_with_its_hash(exported: tuple
     assert "does not state" not in told
 
 
-def test_the_card_says_what_the_run_recorded(exported: tuple[Path, str], finished: Path):  # noqa: F811
+def test_the_card_says_what_the_run_recorded(exported: tuple[Path, str], finished: Path):
     out, _ = exported
     card, recorded = card_of(out), summary(finished)
     assert card["weights_sha256"] == recorded["weights_sha256"]
@@ -90,7 +90,7 @@ def test_the_card_says_what_the_run_recorded(exported: tuple[Path, str], finishe
     assert "It is not a medical device" in text
 
 
-def test_no_case_and_no_path_leaves_with_a_model(exported: tuple[Path, str], finished: Path):  # noqa: F811
+def test_no_case_and_no_path_leaves_with_a_model(exported: tuple[Path, str], finished: Path):
     out, _ = exported
     texts = [path for path in out.rglob("*") if path.suffix in (".md", ".json") and "segformer3d" not in path.parts]
     assert len(texts) == 5
@@ -103,7 +103,7 @@ def test_no_case_and_no_path_leaves_with_a_model(exported: tuple[Path, str], fin
         assert str(finished.parent).encode() not in content
 
 
-def test_scores_of_another_model_of_the_run_are_not_this_ones(finished: Path, tmp_path):  # noqa: F811
+def test_scores_of_another_model_of_the_run_are_not_this_ones(finished: Path, tmp_path):
     """The held-out cases measured the last model. Of an earlier one the card knows what the sites had done by then."""
     earlier = tmp_path / "earlier.safetensors"
     name = read_weights(finished / "last.safetensors")[1]["notes"]["run"]
@@ -124,7 +124,7 @@ def test_scores_of_another_model_of_the_run_are_not_this_ones(finished: Path, tm
     assert not (tmp_path / "no").exists()
 
 
-def test_an_evaluation_of_ones_own_is_of_this_model_and_says_its_protocol(finished: Path, tmp_path):  # noqa: F811
+def test_an_evaluation_of_ones_own_is_of_this_model_and_says_its_protocol(finished: Path, tmp_path):
     model = shutil.copy(finished / "last.safetensors", tmp_path)
     data = finished / "sites" / "held-out"
     run("evaluate", "--model", model, "--data", data, "--out", tmp_path / "scores")
@@ -140,7 +140,7 @@ def test_an_evaluation_of_ones_own_is_of_this_model_and_says_its_protocol(finish
     assert f"Protocol whole-scan: {told['protocol']['sentence']}" in text
 
 
-def test_a_card_invents_nothing(finished: Path, tmp_path):  # noqa: F811
+def test_a_card_invents_nothing(finished: Path, tmp_path):
     """The same model, away from its run."""
     model = shutil.copy(finished / "last.safetensors", tmp_path)
     told = run("export", model, "--out", tmp_path / "out").stdout
@@ -161,7 +161,7 @@ def test_a_card_invents_nothing(finished: Path, tmp_path):  # noqa: F811
     ]  # fmt: skip
 
 
-def test_a_private_run_says_public_numbers_and_what_they_cost(private: tuple[Path, str], tmp_path):  # noqa: F811
+def test_a_private_run_says_public_numbers_and_what_they_cost(private: tuple[Path, str], tmp_path):
     folder, _ = private
     card = export(folder / "last.safetensors", tmp_path / "out")
     promises = summary(folder)["privacy"]["sites"]
@@ -182,8 +182,8 @@ def test_a_private_run_says_public_numbers_and_what_they_cost(private: tuple[Pat
 
 
 def test_a_run_between_hospitals_and_what_it_was_exported_to_give_the_same_card(
-    coordinator: Coordinator,  # noqa: F811
-    played: Path,  # noqa: F811
+    coordinator: Coordinator,
+    played: Path,
     tmp_path,
 ):
     export_and_print(str(coordinator.folder), RUN, str(tmp_path / "result"))
@@ -206,7 +206,7 @@ def test_a_run_between_hospitals_and_what_it_was_exported_to_give_the_same_card(
 @pytest.mark.parametrize(
     ("noise", "claim"), [("secure", "epsilon at most 8.000, delta 1e-05; spent: 3.000"), ("seeded", "None is claimed")]
 )
-def test_a_private_run_between_hospitals_claims_what_was_asked_for(noise: str, claim: str, played: Path):  # noqa: F811
+def test_a_private_run_between_hospitals_claims_what_was_asked_for(noise: str, claim: str, played: Path):
     """Its records hold what each site has spent, here as a private run of these rounds would have left them."""
     asked = FederationSettings.from_json(json.loads((played / SETTINGS_FILE).read_text()))
     task = replace(asked.task, model=replace(asked.task.model, norm="group"))
@@ -248,13 +248,13 @@ def test_a_private_run_between_hospitals_claims_what_was_asked_for(noise: str, c
         (["--task", "liver"], "there is no task 'liver'"),
     ],
 )
-def test_what_cannot_be_is_one_line_and_leaves_nothing(words: Sequence[str], said: str, finished, tmp_path):  # noqa: F811
+def test_what_cannot_be_is_one_line_and_leaves_nothing(words: Sequence[str], said: str, finished, tmp_path):
     line = one_line(run("export", finished / "last.safetensors", "--out", tmp_path / "out", *words, code=1))
     assert said in line
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_with_something_in_it_is_left_alone(finished, tmp_path):  # noqa: F811
+def test_a_folder_with_something_in_it_is_left_alone(finished, tmp_path):
     (tmp_path / "mine").touch()
     line = one_line(run("export", finished / "last.safetensors", "--out", tmp_path, code=1))
     assert line == f"segfed: {tmp_path} is not an empty folder; choose another --out"
@@ -263,12 +263,12 @@ def test_a_folder_with_something_in_it_is_left_alone(finished, tmp_path):  # noq
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
-def test_an_empty_folder_is_filled(finished, tmp_path):  # noqa: F811
+def test_an_empty_folder_is_filled(finished, tmp_path):
     (tmp_path / "out").mkdir()
     assert export(finished / "last.safetensors", tmp_path / "out")["task"]["name"] == "tiny"
 
 
-def test_a_damaged_model_is_one_line(finished, tmp_path):  # noqa: F811
+def test_a_damaged_model_is_one_line(finished, tmp_path):
     whole, half = (finished / "last.safetensors").read_bytes(), tmp_path / "model.safetensors"
     half.write_bytes(whole[: len(whole) // 2])
     assert "truncated" in one_line(run("export", half, "--out", tmp_path / "out", code=1))
@@ -287,7 +287,7 @@ def test_a_damaged_model_is_one_line(finished, tmp_path):  # noqa: F811
         ("evaluation/metrics.json", "[1]", "metrics.json is damaged or of another version (TypeError"),
     ],
 )
-def test_damaged_records_are_one_line(name: str, content: str, said: str, finished, tmp_path):  # noqa: F811
+def test_damaged_records_are_one_line(name: str, content: str, said: str, finished, tmp_path):
     ignore = shutil.ignore_patterns("sites", "work", "state-*")
     folder = shutil.copytree(finished, tmp_path / "run", ignore=ignore)
     (folder / name).write_text(content)
@@ -296,7 +296,7 @@ def test_damaged_records_are_one_line(name: str, content: str, said: str, finish
     assert not (tmp_path / "out").exists()
 
 
-def test_a_score_that_is_no_number_is_refused(finished, tmp_path):  # noqa: F811
+def test_a_score_that_is_no_number_is_refused(finished, tmp_path):
     told = json.loads((finished / "evaluation" / "metrics.json").read_text())
     told["classes"]["first"]["dice"]["mean"] = "case_00"
     (tmp_path / "metrics.json").write_text(json.dumps(told))
@@ -304,7 +304,7 @@ def test_a_score_that_is_no_number_is_refused(finished, tmp_path):  # noqa: F811
     assert "a score is no number" in one_line(run("export", finished / "last.safetensors", *words, code=1))
 
 
-def test_an_evaluation_of_other_structures_is_refused(finished, tmp_path):  # noqa: F811
+def test_an_evaluation_of_other_structures_is_refused(finished, tmp_path):
     told = json.loads((finished / "evaluation" / "metrics.json").read_text())
     told["classes"]["third"] = told["classes"].pop("second")
     (tmp_path / "metrics.json").write_text(json.dumps(told))
@@ -313,7 +313,7 @@ def test_an_evaluation_of_other_structures_is_refused(finished, tmp_path):  # no
     assert line.endswith("measures first, third; the model's task has first, second")
 
 
-def test_the_run_of_another_model_is_refused_and_one_that_lies_beside_is_not_used(finished, tmp_path):  # noqa: F811
+def test_the_run_of_another_model_is_refused_and_one_that_lies_beside_is_not_used(finished, tmp_path):
     task = load_task(finished / "last.safetensors")
     for name, notes in (("other", {"run": "another", "round": 2}), ("trained", {"part": 1, "parts": 1})):
         model = tmp_path / f"{name}.safetensors"
@@ -326,7 +326,7 @@ def test_the_run_of_another_model_is_refused_and_one_that_lies_beside_is_not_use
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
-def test_a_missing_package_is_one_line_before_anything_is_done(package: str, finished, tmp_path, monkeypatch):  # noqa: F811
+def test_a_missing_package_is_one_line_before_anything_is_done(package: str, finished, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)  # what Python itself does for a package that must not be imported
     words = ["--format", "onnx", "--out", tmp_path / "out"]
     line = one_line(run("export", finished / "last.safetensors", *words, code=1))
@@ -337,8 +337,8 @@ def test_a_missing_package_is_one_line_before_anything_is_done(package: str, fin
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("format_", ["monai-bundle", "torch-export", "onnx"])
-def test_a_full_disk_is_one_line_and_leaves_nothing(format_: str, finished, tmp_path, full_disk):  # noqa: F811
+@pytest.mark.parametrize("format_", ["monai-bundle", "torch-export", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_a_full_disk_is_one_line_and_leaves_nothing(format_: str, finished, tmp_path, full_disk):
     words = ["--format", format_, "--out", tmp_path / "out"]
     with full_disk(9000):
         line = one_line(run("export", finished / "last.safetensors", *words, code=1))
@@ -347,7 +347,11 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(format_: str, finished, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_tells_the_two_exports_apart_and_a_process_of_its_own_works(finished, tmp_path):  # noqa: F811
+def test_help_tells_the_two_exports_apart():
     assert "segfed server export is another thing" in " ".join(run_process("export", "--help").stdout.split())
+
+
+@pytest.mark.slow
+def test_a_process_of_its_own_exports(finished, tmp_path):
     run_process("export", finished / "last.safetensors", "--format", "torch-export", "--out", tmp_path / "out")
     assert (tmp_path / "out" / "model.pt2").is_file()

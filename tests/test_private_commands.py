@@ -1,6 +1,7 @@
 """Private runs as a researcher starts them: what they cost before, what they spent after, what attacks found."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,15 +10,7 @@ import pytest
 import segfed
 from client.privacy.ledger import read_ledger
 
-from .test_command_line import config, dataset, one_line, run, simulate, summary  # noqa: F401 - some are fixtures
-
-PRIVATE = ("--epsilon", 8, "--delta", 1e-4)
-
-
-@pytest.fixture(scope="module")
-def private(tmp_path_factory, dataset, config) -> tuple[Path, str]:  # noqa: F811
-    out = tmp_path_factory.mktemp("private") / "run"
-    return out, simulate(dataset, config, out, *PRIVATE).stdout
+from .commands import one_line, run, simulate, summary
 
 
 def test_the_cost_is_said_before_the_run_and_what_was_spent_after(private: tuple[Path, str]):
@@ -73,32 +66,28 @@ def test_the_ledgers_of_the_sites_hold_the_run(private: tuple[Path, str]):
         assert "rounds that fit" in run("ledger", "plan", folder / "work" / site, "--limit", 20).stdout
 
 
-def test_a_finished_run_is_resumed_and_costs_nothing_more(private: tuple[Path, str]):
-    folder, _ = private
+def test_a_finished_run_is_resumed_and_audited_and_costs_nothing_more(private: tuple[Path, str], tmp_path: Path):
+    folder = Path(shutil.copytree(private[0], tmp_path / "copy", symlinks=True))
     before = summary(folder)["privacy"]["sites"]
     run("simulate", "--resume", folder)
     assert summary(folder)["privacy"]["sites"] == before
-
-
-def test_the_run_is_verified_and_audited(private: tuple[Path, str]):
-    folder, _ = private
-    told = run("privacy", "verify", folder, "--model", folder / "last.safetensors").stdout
-    assert "The claim: a site's 3 rounds of 2 steps are differentially private with epsilon 7.9" in told
     assert "Not refuted" in run("privacy", "audit", folder, "--canaries", 300).stdout
 
 
-def test_seeded_noise_claims_nothing_and_repeats_itself(dataset, config, tmp_path):  # noqa: F811
+def test_the_run_is_verified(private: tuple[Path, str]):
+    folder, _ = private
+    told = run("privacy", "verify", folder, "--model", folder / "last.safetensors").stdout
+    assert "The claim: a site's 3 rounds of 2 steps are differentially private with epsilon 7.9" in told
+
+
+def test_seeded_noise_claims_nothing(dataset, config, tmp_path):
     seeded = tmp_path / "seeded.toml"
     seeded.write_text(config.read_text() + '[privacy]\nnoise = "seeded"\n')
-    folders = [tmp_path / name for name in ("one", "two")]
-    for folder in folders:
-        told = simulate(dataset, seeded, folder, "--epsilon", 8, "--rounds", 1).stdout
-        assert "nothing is promised" in " ".join(told.split())
-        assert "no privacy is claimed" in told
-    one, two = (summary(folder) for folder in folders)
-    assert not one["privacy"]["claimed"]
-    assert one["weights_sha256"] == two["weights_sha256"]
-    line = one_line(run("privacy", "verify", folders[0], code=1))
+    told = simulate(dataset, seeded, tmp_path / "run", "--epsilon", 8, "--rounds", 1).stdout
+    assert "nothing is promised" in " ".join(told.split())
+    assert "no privacy is claimed" in told
+    assert not summary(tmp_path / "run")["privacy"]["claimed"]
+    line = one_line(run("privacy", "verify", tmp_path / "run", code=1))
     assert "nothing can be claimed: it is not so that the noise cannot be worked out" in line
 
 
@@ -126,14 +115,14 @@ def test_a_warm_start_is_made_and_begun_with(tmp_path):
 def test_settings_of_privacy_that_cannot_be_are_one_line(
     words: Sequence[object],
     said: str,
-    dataset,  # noqa: F811
-    config,  # noqa: F811
+    dataset,
+    config,
     tmp_path,
 ):
     assert said in one_line(simulate(dataset, config, tmp_path / "run", *words, code=1))
 
 
-def test_batch_norm_with_privacy_is_an_error(dataset, config, tmp_path):  # noqa: F811
+def test_batch_norm_with_privacy_is_an_error(dataset, config, tmp_path):
     batch = tmp_path / "batch.toml"
     batch.write_text(config.read_text().replace("[model]", '[model]\nnorm = "batch"'))
     assert "a private run cannot have it" in one_line(simulate(dataset, batch, tmp_path / "r", "--epsilon", 1, code=1))

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from segformer3d.checkpoint import load_task, save
+from segformer3d.checkpoint import save
 from segformer3d.held_out import held_out_of
 from segformer3d.loading import load_model
 from segformer3d.model import build
+from segformer3d.model_description import load_task
 from segformer3d.tasks import adjust, get_task
-from tests.test_command_line import TINY, one_line, run
+from tests.commands import TINY, one_line, run
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "docs" / "examples" / "brain-metastases.toml"
 FREE = ("patient001", "patient004", "patient005", "patient006")

@@ -22,25 +22,20 @@ from simulations.outcomes import POOLED, Outcome, outcome_of
 from simulations.sharing import Sharing
 from simulations.study import Study, asked_for, study_from_json
 from simulations.study_report import gains_of, lines_of, reached, spread_of, targets_of, write_study_report
-from tests.test_command_line import NORMS_KEPT, TINY, blob_case, command, one_line, run, summary, wait_for
+from tests.commands import NORMS_KEPT, TINY, blob_case, command, one_line, run, summary, wait_for
 
 MIXED = "compared/personal-site-1/model.safetensors"
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory, make_dataset) -> Path:
+def study(tmp_path_factory, dataset, config, trained) -> Path:
     """Two strategies, two seeds, two sites, two rounds, from a model that finds some of what it looks for.
 
     One site at a time: no workers have to start.
     """
     folder = tmp_path_factory.mktemp("study")
-    make_dataset(folder / "data", {f"case_{number:02d}": blob_case(number) for number in range(16)})
-    (folder / "tiny.toml").write_text(TINY)
-    (folder / "faster.toml").write_text("[training]\nlearning_rate = 0.02\n" + TINY)
-    model = folder / "start" / "model.safetensors"
-    run("train", "--data", folder / "data", "--config", folder / "faster.toml", "--epochs", 15, "--out", model.parent)
-    words = ["--start", model, "--data", folder / "data", "--config", folder / "tiny.toml"]
-    words += ["--sites", 2, "--rounds", 2, "--parallel", 1]
+    model = shutil.copy(trained / "model" / "model.safetensors", folder / "start.safetensors")
+    words = ["--start", model, "--data", dataset, "--config", config, "--sites", 2, "--rounds", 2, "--parallel", 1]
     done = run("simulate", *words, "--strategy", "fedavg,fedprox", "--seeds", 2, "--out", folder / "out")
     (folder / "printed.txt").write_text(done.stdout)
     return folder / "out"
@@ -89,7 +84,7 @@ def test_a_study_goes_on_where_it_stopped(study: Path) -> None:
     stamp = kept.stat().st_mtime_ns
     page = gone.with_name("report.html")
     page.unlink()  # what a run writes last: its report may be missing when its numbers are there
-    begun = study.parent / "start" / "model.safetensors"
+    begun = study.parent / "start.safetensors"
     away = begun.rename(begun.with_name("away"))  # a run has a copy of what it began with
     run("simulate", "--resume", study)
     away.rename(begun)
@@ -112,10 +107,13 @@ def test_a_kill_before_a_runs_first_file_is_in_nobodys_way(study: Path, tmp_path
     assert "is not empty" in one_line(run("simulate", "--resume", study, code=1))
 
 
-def test_runs_that_are_played_at_once_end_with_the_study_and_go_on_with_it(study: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_runs_that_are_played_at_once_end_with_the_study_and_go_on_with_it(
+    dataset: Path, config: Path, tmp_path: Path
+) -> None:
     """Then one after the other, with the threads that they had."""
-    out, data = tmp_path / "out", study.parent
-    words = ["simulate", "--data", data / "data", "--config", data / "tiny.toml", "--sites", 2, "--rounds", 10]
+    out = tmp_path / "out"
+    words = ["simulate", "--data", dataset, "--config", config, "--sites", 2, "--rounds", 10]
     words += ["--parallel", 2, "--seeds", 2, "--out", out]
     process = subprocess.Popen(
         command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -172,6 +170,7 @@ def test_a_run_that_fails_is_in_no_others_way(study: Path, tmp_path: Path) -> No
     assert "fedprox, seed 0: " in (study / "logs" / "fedprox-seed-0.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_whose_process_dies_is_told_with_a_remedy(study: Path, tmp_path: Path) -> None:
     study = Path(shutil.copytree(study, tmp_path / "study", symlinks=True))
     described = json.loads((study / "study.json").read_text())

@@ -40,6 +40,7 @@ from client.privacy.noise import Noise, SecureNoise, SeededNoise
 from client.privacy.promise import Promise
 from client.privacy.training import Unit, private_step
 from segformer3d.errors import ConfigurationError
+from segformer3d.optimizers import Unmarked
 
 CANARIES = 1000
 LEAST, MOST = 50, 100_000
@@ -156,7 +157,7 @@ def audit_mechanism(
 # ---- The games ----
 
 
-class Watcher(torch.optim.Optimizer):
+class Watcher(Unmarked, torch.optim.Optimizer):
     """Stands in for the optimizer: adds up what is released, and moves nothing."""
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:

@@ -11,7 +11,7 @@ from client.contract import PrepareReply
 from client.privacy.promise import Promise
 from client.privacy.settings import PrivacySettings
 from segformer3d.tasks import Task
-from segformer3d.training import TrainingReport, ValidationReport
+from segformer3d.training_reports import TrainingReport, ValidationReport
 
 
 def public_preparation(site: str, run: str, promise: Promise) -> PrepareReply:

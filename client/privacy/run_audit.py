@@ -25,13 +25,14 @@ from client.privacy.promise import Promise, fewest_patients, read_promises
 from client.privacy.settings import PrivacySettings
 from client.privacy.training import train_private
 from segformer3d.cases import find_cases
-from segformer3d.checkpoint import load, load_task
+from segformer3d.checkpoint import load
 from segformer3d.dataset import DEFAULT_VALIDATION_SHARE, prepare_cases
 from segformer3d.errors import CheckpointError, ConfigurationError, ReplyError
 from segformer3d.files import write_json
 from segformer3d.fit import initial_model
 from segformer3d.inference import choose_device
 from segformer3d.model import SegFormer3D
+from segformer3d.model_description import load_task
 from segformer3d.patients import Patient, patients_of
 from segformer3d.settings import TrainingSettings
 from segformer3d.tasks import Task

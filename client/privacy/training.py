@@ -28,6 +28,7 @@ from segformer3d.lacks import Groups, known_groups
 from segformer3d.losses import known_loss, make_loss, targets
 from segformer3d.model import SegFormer3D
 from segformer3d.optimizer_file import load_optimizer, save_optimizer
+from segformer3d.optimizers import SGD, AdamW
 from segformer3d.patches import sample_patch
 from segformer3d.patients import Patient
 from segformer3d.settings import TrainingSettings
@@ -205,8 +206,8 @@ def _optimizer(
 ) -> torch.optim.Optimizer:
     rate, decay = settings.learning_rate, settings.weight_decay
     if privacy.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=rate, momentum=MOMENTUM, weight_decay=decay)
-    return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
+        return SGD(parameters, lr=rate, momentum=MOMENTUM, weight_decay=decay)
+    return AdamW(parameters, lr=rate, weight_decay=decay)
 
 
 def _noise(privacy: PrivacySettings, part: Part) -> Noise:

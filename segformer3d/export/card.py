@@ -12,12 +12,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from segformer3d.checkpoint import read_notes, weights_sha256
+from segformer3d.checkpoint import weights_sha256
 from segformer3d.errors import ConfigurationError
 from segformer3d.export.evaluation_facts import METRICS_FILE, EvaluationFacts, read_evaluation
 from segformer3d.export.graph import Agreement
 from segformer3d.export.run_facts import RunFacts, is_run_folder, read_run
 from segformer3d.loading import Loaded
+from segformer3d.model_description import read_notes
 from segformer3d.tasks import Task
 
 FORMAT = "segfed-model-card-1"

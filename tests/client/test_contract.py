@@ -24,7 +24,7 @@ from client.strategies.rule import LocalRule
 from client.weights import WEIGHTS, Weights, is_buffer
 from segformer3d.errors import ConfigurationError, ReplyError
 from segformer3d.tasks import Task
-from segformer3d.training import TrainingReport, ValidationReport
+from segformer3d.training_reports import TrainingReport, ValidationReport
 
 from .tiny_site import RUN, TINY, tiny_weights, train_request
 

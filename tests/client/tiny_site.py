@@ -52,7 +52,15 @@ def tiny_weights(seed: int = 0) -> Weights:
 
 def ball(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Image and label of a bright ball near the middle of a volume of 16 to 19 voxels a side."""
-    size = generator.integers(16, 20, 3)
+    return _ball(generator, generator.integers(16, 20, 3))
+
+
+def ball_of_one_window(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """The same in a volume of the task's patch: one window where the others take eight."""
+    return _ball(generator, np.array(TINY.patch))
+
+
+def _ball(generator: np.random.Generator, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     centre = size / 2 + generator.uniform(-2, 2, 3)
     grid = np.stack(np.meshgrid(*(np.arange(n) for n in size), indexing="ij"), axis=-1)
     label = (np.linalg.norm(grid - centre, axis=-1) < 4).astype(np.uint8)
@@ -75,9 +83,10 @@ def write_site(folder: Path, cases: int, seed: int, draw: Draw = ball) -> Path:
     return folder
 
 
-def tiny_site(folder: Path, name: str = "site-1", cases: int = 4, seed: int = 1) -> SiteSettings:
+def tiny_site(folder: Path, name: str = "site-1", cases: int = 4, seed: int = 1, draw: Draw = ball) -> SiteSettings:
     """The settings of a site whose data has been written."""
-    return SiteSettings(name, write_site(folder / name / "data", cases, seed), folder / name / "work", "cpu", threads=1)
+    data = write_site(folder / name / "data", cases, seed, draw)
+    return SiteSettings(name, data, folder / name / "work", "cpu", threads=1)
 
 
 def context_of(partition: int = 0) -> Context:

@@ -31,8 +31,7 @@ KINDS = {
     "ClientApp": (VICTIM, "client.worker"),
 }
 PHASES = ("before the round", "training", "the reply travels", "aggregating", "between rounds")
-# So many passes of a round at a site that training takes seconds; with memories at both ends, and an exchange's losses.
-HOW: Mapping[str, int | str] = {"local_epochs": 25, "strategy": "scaffold", "exchange": "compact"}
+LONGER: Mapping[str, int | str] = {"local_epochs": 25}  # so many passes that training takes seconds
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Cell:
 def play_cell(rig: Rig, simulated: Simulated, kind: str, phase: str) -> Cell:
     """Begin a run, kill one process once in its second round, and see how it ends."""
     began = time.monotonic()
-    run = rig.begin_run(federation_file(**HOW))
+    run = rig.begin_run(federation_file(**LONGER))
     moment = _Moment(rig, run)
     phases = {
         "before the round": (run / "progress.json").exists,
@@ -112,7 +111,7 @@ def main(kinds: Sequence[str], phases: Sequence[str], cases: Path, say: Callable
     """Play the cells and print the table."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        simulated = simulate(cases, folder / "simulated", **HOW)
+        simulated = simulate(cases, folder / "simulated", **LONGER)
         with Rig(folder / "rig", simulated.sites, simulated.threads) as rig:
             rig.start_coordinator()
             rig.join(*rig.site_data)

@@ -1,5 +1,6 @@
 """A coordinator and its sites as operators run them: the `segfed` command, real processes, TLS on loopback."""
 
+import io
 import json
 import os
 import signal
@@ -7,11 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
 import psutil
+import pytest
 
+import segfed
 from segformer3d.addresses import LOOPBACK, free_port
 from segformer3d.errors import FederationError
 from server.control import Node, open_control
@@ -20,6 +23,7 @@ from server.coordinator import open_coordinator
 ROOT = Path(__file__).resolve().parents[2]
 SEGFED = [sys.executable, str(ROOT / "segfed.py")]
 PATIENCE_S = 240.0
+WIDTH = "200"  # columns, enough for tables of commands
 
 
 class Rig:
@@ -63,8 +67,11 @@ class Rig:
     def attempt(
         self, *arguments: object, prefix: Sequence[str] = (), **variables: str
     ) -> "subprocess.CompletedProcess[str]":
-        """Run a command to its end, however that is."""
-        command, values = [*prefix, *SEGFED, *map(str, arguments)], environment() | variables
+        """Run a command to its end, however that is: in this process, which has loaded all, unless it needs its own."""
+        words = [str(word) for word in arguments]
+        if not prefix and not variables:
+            return _run_here(words)
+        command, values = [*prefix, *SEGFED, *words], environment() | variables
         return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=values)
 
     def start_coordinator(self) -> None:
@@ -169,6 +176,17 @@ class Rig:
         return "\n".join(f"== {file}\n{file.read_text(errors='replace')[-1500:]}" for file in files)
 
 
+def _run_here(words: list[str]) -> "subprocess.CompletedProcess[str]":
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", WIDTH)
+        try:
+            code = segfed.main(words)
+        except SystemExit as ended:  # of --help, and of a command line that is off
+            code = int(ended.code or 0)
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+
 def environment() -> dict[str, str]:
     """Modules of this checkout, wherever the command is started."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": WIDTH}

@@ -80,6 +80,7 @@ def test_code_of_the_coordinators_is_refused_by_every_site(rig: Rig, tmp_path: P
         assert not list((rig.folder / name).rglob("evil_client*")), "nothing was unpacked"
 
 
+@pytest.mark.slow
 def test_a_site_that_takes_anothers_name_is_left_out(rig: Rig) -> None:
     folder = rig.add_site("site-8", rig.site_data["site-1"])
     settings = folder / "site.toml"

@@ -3,26 +3,20 @@
 import pytest
 
 from .federation import Simulated, simulate
-from .kill_matrix import HOW, KINDS, PHASES, play_cell
+from .kill_matrix import KINDS, LONGER, PHASES, play_cell
 from .rig import Rig
 
-FAST = {("ServerApp", "training")}
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def longer(tmp_path_factory: pytest.TempPathFactory, shared) -> Simulated:
-    """The same sites with a strategy and an exchange that remember, and rounds that take seconds."""
-    return simulate(shared / "data" / "hippocampus", tmp_path_factory.mktemp("longer"), **HOW)
+    """The same sites with rounds that take seconds."""
+    return simulate(shared / "data" / "hippocampus", tmp_path_factory.mktemp("longer"), **LONGER)
 
 
-@pytest.mark.parametrize(
-    ("kind", "phase"),
-    [
-        pytest.param(kind, phase, marks=() if (kind, phase) in FAST else pytest.mark.slow)
-        for kind in KINDS
-        for phase in PHASES
-    ],
-)
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_process_costs_a_round_at_most(rig: Rig, longer: Simulated, kind: str, phase: str) -> None:
     cell = play_cell(rig, longer, kind, phase)
     assert cell.survived, rig.logs()

@@ -1,6 +1,7 @@
 """What goes wrong without ill will: sites that hang or leave, bad links, full disks, old certificates, wrong clocks.
 
-Every fault is caused for real. The run completes with the rest, or stops with one line that says what to do.
+Every fault is caused for real. The run completes with the rest, or stops with one line that says what to do. They take
+minutes; what each part does about such faults is tested with that part, in milliseconds.
 """
 
 import json
@@ -27,6 +28,7 @@ from .kill_matrix import same_weights
 from .links import Link
 from .rig import Rig
 
+pytestmark = pytest.mark.slow
 LAST = "site-3"  # the unlucky one
 
 
@@ -84,7 +86,6 @@ def test_a_site_that_hangs_for_two_rounds_and_comes_back(rig: Rig) -> None:
     assert set(later) <= {first, "the site went offline"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("minimum", [2, 3])
 def test_a_site_that_leaves_for_good(rig: Rig, simulated: Simulated, minimum: int) -> None:
     """With enough others the run completes; else it stops, and goes on exactly when the site is back."""
@@ -145,13 +146,9 @@ def lose_the_receipt(link: Link, rig: Rig) -> None:
     link.swallowing = False
 
 
-FAULTS = [
-    *(pytest.param(fault, marks=pytest.mark.slow) for fault in (slow_down, stall, cut_again_and_again)),
-    lose_the_receipt,
-]
-
-
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize(
+    "fault", [slow_down, stall, cut_again_and_again, lose_the_receipt], ids=lambda fault: fault.__name__
+)
 def test_a_bad_link_costs_time_and_nothing_else(
     rig: Rig, simulated: Simulated, link: Link, fault: Callable[[Link, Rig], None]
 ) -> None:
@@ -197,7 +194,6 @@ def small_disk(place: Path, megabytes: int) -> Iterator[Callable[[], None]]:
         kept.rename(place)
 
 
-@pytest.mark.slow
 def test_a_full_disk_at_a_site_is_told_and_mended(rig: Rig) -> None:
     work = rig.folder / LAST / "work"
     rig.leave(LAST)
@@ -255,7 +251,6 @@ def expire(certificate: Path, authority_key: Path) -> None:
     certificate.write_bytes(new.public_bytes(serialization.Encoding.PEM))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("shift", ["+10m", "-10m"])
 def test_a_clock_ten_minutes_off_keeps_a_site_out_and_is_told(rig: Rig, shift: str) -> None:
     variables = fake_clock(shift)

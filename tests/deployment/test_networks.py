@@ -5,11 +5,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from segformer3d.addresses import LOOPBACK, Address
 
+from ..commands import command, federation
 from .federation import ROUNDS, Simulated, federation_file
 from .kill_matrix import same_weights
 from .links import HERE, Link, inside_of, namespace
@@ -73,16 +75,23 @@ echo AFTER; cat /proc/net/snmp /proc/net/snmp6
 python3 -c 'import socket; socket.socket(type=socket.SOCK_DGRAM).sendto(b"?", ("192.0.2.1", 53))' 2> /dev/null
 echo TRIED; cat /proc/net/snmp /proc/net/snmp6
 """
-SIMULATED = "tests/test_command_line.py::test_a_federation_leaves_a_whole_run_folder"
 DEPLOYED = "tests/deployment/test_federation.py::test_the_final_weights_are_those_of_the_simulation"
 
 
-@pytest.mark.parametrize("played", [SIMULATED, pytest.param(DEPLOYED, marks=pytest.mark.slow)])
-def test_nobody_phones_home(played: str) -> None:
-    """A federation in a namespace without any route but loopback. The kernel counts whoever tries to leave it."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", played]
+def test_a_simulation_phones_nobody(dataset: Path, config: Path, tmp_path: Path) -> None:
+    said = play_alone(*command(*federation(dataset, config, tmp_path / "run"), "--rounds", 1))
+    assert "run folder" in said
+
+
+@pytest.mark.slow
+def test_a_deployed_federation_phones_nobody() -> None:
+    assert " passed" in play_alone(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", DEPLOYED)
+
+
+def play_alone(*words: str) -> str:
+    """A command in a namespace without any route but loopback. The kernel counts whoever tries to leave it."""
     done = subprocess.run(
-        ["unshare", "--net", "sh", "-c", ALONE, "sh", *command],
+        ["unshare", "--net", "sh", "-c", ALONE, "sh", *words],
         capture_output=True,
         text=True,
         check=False,
@@ -92,10 +101,10 @@ def test_nobody_phones_home(played: str) -> None:
     if "Operation not permitted" in done.stderr or done.returncode == 77:
         pytest.skip("needs root and network namespaces")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert " passed" in done.stdout
     before, after, tried = (attempts(done.stdout.split(f"{name}\n")[1]) for name in ("BEFORE", "AFTER", "TRIED"))
     assert after == before
     assert tried == after + 1, "the counter counts"
+    return done.stdout
 
 
 def attempts(tables: str) -> int:

@@ -15,11 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import segformer3d
-from segformer3d.checkpoint import from_published, load, load_state, load_task, read_weights, save, weights_sha256
+from segformer3d.checkpoint import from_published, load, load_state, read_weights, save, weights_sha256
 from segformer3d.config import ModelConfig
 from segformer3d.errors import CheckpointError
 from segformer3d.files import StorageError
 from segformer3d.model import SegFormer3D, build
+from segformer3d.model_description import load_task
 from segformer3d.published import translate_name
 from segformer3d.tasks import Task
 from tests.segformer3d.conftest import Golden

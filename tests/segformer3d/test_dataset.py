@@ -19,7 +19,7 @@ from segformer3d.dataset import PreparedCase, SiteData, name_fraction, prepare, 
 from segformer3d.errors import CaseError, DataError
 from segformer3d.files import StorageError
 from segformer3d.tasks import Structure, Task, get_task
-from tests.conftest import MakeDataset
+from tests.conftest import MakeDataset, WriteNifti
 
 SHAPE = (6, 7, 8)
 
@@ -230,6 +230,22 @@ def test_an_edited_scan_is_prepared_again(tmp_path: Path, tiny_task: Task, make_
         assert first.get("b", again["b"].folder) == again["b"].folder
 
 
+def test_a_scan_of_the_same_size_that_was_edited_in_place_is_prepared_again(
+    tmp_path: Path, tiny_task: Task, write_nifti: WriteNifti
+) -> None:
+    """Files that are not compressed: every edit leaves them as long as they were, and only their time tells."""
+    image, label = scans("a")["a"]
+    stored = CaseFiles("a", (write_nifti(tmp_path / "i.nii", image),), write_nifti(tmp_path / "l.nii", label))
+    assert stored.label is not None
+    prepare_case(stored, tiny_task, tmp_path / "cache")
+    before = stored.label.stat()
+    edited = label[:, :, ::-1].copy()
+    write_nifti(stored.label, edited)
+    os.utime(stored.label, ns=(before.st_atime_ns, before.st_mtime_ns + 10**9))
+    assert stored.label.stat().st_size == before.st_size
+    np.testing.assert_array_equal(prepare_case(stored, tiny_task, tmp_path / "cache").label(), edited)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -249,6 +265,16 @@ def test_every_setting_that_changes_the_result_changes_the_entry(
         prepare_case(case, task, tmp_path / "cache").folder for task in (tiny_task, replace(tiny_task, **change))
     }
     assert len(entries) == 2
+
+
+def test_two_windows_of_a_ct_have_an_entry_each(tmp_path: Path, tiny_task: Task, make_dataset: MakeDataset) -> None:
+    """Closed form: a value's place between the ends of its window, cut off at 0 and 1."""
+    image, label = scans("a")["a"]
+    (case,) = find_cases(make_dataset(tmp_path / "data", {"a": (image, label)}))
+    for low, high in ((0.0, 100.0), (50.0, 250.0)):
+        task = replace(tiny_task, intensity="window", window=(low, high))
+        prepared = prepare_case(case, task, tmp_path / "cache").image()[0]
+        np.testing.assert_allclose(prepared, np.clip((image - low) / (high - low), 0, 1), atol=1e-6)
 
 
 def test_settings_of_the_model_alone_share_an_entry(tmp_path: Path, tiny_task: Task, make_dataset: MakeDataset) -> None:

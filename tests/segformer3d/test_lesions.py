@@ -12,6 +12,7 @@ from segformer3d.errors import ConfigurationError
 from segformer3d.lesions import LesionScore, score_lesions
 from segformer3d.metrics import score_case
 from segformer3d.protocols import LesionRule, choose_protocol
+from tests.examples import examples
 
 ISOTROPIC = (1.0, 1.0, 1.0)
 RULE = LesionRule(dilation_voxels=3, smallest_mm3=50, penalty_mm=374.0)
@@ -135,7 +136,7 @@ def rule_over_whole_volumes(predicted, truth, spacing, rule):
     return LesionScore(sum(dice) / total, distance, found, len(scores) - found, invented)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(seed=st.integers(0, 2**32 - 1), dilations=st.integers(1, 3), smallest=st.sampled_from([0, 2, 6]))
 def test_boxes_and_shared_dilations_change_nothing(seed, dilations, smallest):
     generator = np.random.default_rng(seed)

@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from monai.losses import DiceLoss
 from torch import Tensor
 
-from segformer3d.losses import make_loss, targets
+from segformer3d.losses import make_loss, soft_dice_loss, targets
 from segformer3d.settings import TrainingSettings
 from segformer3d.tasks import Task, get_task
 
@@ -109,3 +110,18 @@ def test_gradients_lead_downhill(tiny_task: Task) -> None:
     before = loss(logits, target)
     (gradient,) = torch.autograd.grad(before, logits)
     assert loss(logits - gradient, target).item() < before.item()
+
+
+def test_soft_dice_is_that_of_monai() -> None:
+    """Its value and its gradient, with a structure that no voxel of the batch has."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 4, 5, 6, dtype=torch.float64, generator=generator)
+    target = (torch.rand(2, 3, 4, 5, 6, generator=generator) > 0.7).double()
+    target[:, 1] = 0
+    found = []
+    for loss in (soft_dice_loss, DiceLoss(batch=True)):
+        leaf = logits.clone().requires_grad_(True)
+        value = loss(leaf.sigmoid(), target)
+        value.backward()
+        found.append((value, leaf.grad))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-14)

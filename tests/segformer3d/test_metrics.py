@@ -15,6 +15,7 @@ from segformer3d.boxes import bounding_box
 from segformer3d.errors import ConfigurationError
 from segformer3d.metrics import StructureScore, score_case
 from segformer3d.protocols import WHOLE_SCAN
+from tests.examples import examples
 
 ANISOTROPIC = (0.5, 1.0, 3.0)
 
@@ -165,7 +166,7 @@ def test_structures_are_scored_alone_and_in_order():
 # --- reference and properties
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(
     seed=st.integers(0, 2**32 - 1),
     spacing=st.tuples(*[st.sampled_from([0.4, 0.9375, 1.0, 2.5])] * 3),
@@ -187,7 +188,7 @@ def monai_score(predicted, truth, spacing, tolerance_mm):
 
 
 @pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")  # MONAI's, of itself
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(
     seed=st.integers(0, 2**32 - 1),
     shape=st.tuples(*[st.integers(1, 12)] * 3),
@@ -203,14 +204,14 @@ def test_scores_are_those_of_monai(seed, shape, spacing, tolerance_mm):
     assert numbers(ours) == pytest.approx(numbers(theirs), rel=1e-6, abs=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 @given(seed=st.integers(0, 2**32 - 1))
 def test_scores_are_symmetric(seed):
     predicted, truth = random_masks(seed)
     assert same(score(predicted, truth), score(truth, predicted))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 @given(
     seed=st.integers(0, 2**32 - 1),
     before=st.tuples(*[st.integers(0, 4)] * 3),

@@ -20,6 +20,7 @@ from segformer3d.layers import apply_norm, conv_channels_last, make_norm, upsamp
 from segformer3d.model import SegFormer3D, build
 from segformer3d.published import translate
 from segformer3d.tasks import get_task
+from tests.examples import examples
 from tests.segformer3d.conftest import Golden
 
 # The published geometry (four stages, strides 4, 2, 2, 2) with few channels.
@@ -87,7 +88,7 @@ def test_the_full_model_has_the_published_number_of_parameters() -> None:
 # --- Property: any size in, the same size out ------------------------------------------------------------------------
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(size=st.tuples(SIDE, SIDE, SIDE), training=st.booleans(), norm=st.sampled_from(["batch", "group"]))
 def test_logits_have_the_size_of_the_volume_whatever_it_is(
     size: tuple[int, int, int], training: bool, norm: Any
@@ -116,7 +117,7 @@ GEOMETRIES = {
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES.keys())
-@settings(max_examples=8)
+@settings(max_examples=examples(8))
 @given(size=st.tuples(st.integers(1, 20), st.integers(1, 20), st.integers(1, 20)))
 def test_every_geometry_takes_every_size(
     tiny_config: ModelConfig, geometry: dict[str, Any], size: tuple[int, int, int]
@@ -203,7 +204,7 @@ def test_group_norm_is_torchs_and_takes_a_group_of_one_value() -> None:
 # --- Shortcuts against what they replace -----------------------------------------------------------------------------
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     size=st.tuples(*[st.integers(1, 6)] * 3),
     factor=st.tuples(*[st.integers(1, 5)] * 3),

@@ -13,6 +13,7 @@ from segformer3d.metrics import StructureScore
 from segformer3d.paired import holm, paired_difference, paired_differences, signed_rank_p, spoken_p
 from segformer3d.protocols import WHOLE_SCAN, choose_protocol
 from segformer3d.results import CaseResult
+from tests.examples import examples
 
 NAN = math.nan
 
@@ -44,7 +45,7 @@ def test_few_pairs_are_not_tested():
     assert signed_rank_p(np.array([])) is None
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(st.lists(st.integers(-4, 4), min_size=5, max_size=10))
 def test_small_samples_are_exact_with_ties_and_zeros(whole):
     differences = np.array(whole, np.float64) / 8

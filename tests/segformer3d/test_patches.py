@@ -18,6 +18,7 @@ from segformer3d.patches import Patch, sample_patch
 from segformer3d.settings import TrainingSettings
 from segformer3d.tasks import Structure, Task
 from tests.conftest import MakeDataset
+from tests.examples import examples
 
 PLAIN = TrainingSettings(augment=False, foreground=0.0)
 CENTRED = TrainingSettings(augment=False, foreground=1.0)
@@ -99,7 +100,7 @@ def test_the_number_of_threads_does_not_matter(tmp_path: Path, make_dataset: Mak
 # --- Where nothing is turned -----------------------------------------------------------------------------------------
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(seed=st.integers(0, 2**32))
 def test_without_augmentation_a_patch_is_a_crop(noise_case: PreparedCase, value_task: Task, seed: int) -> None:
     patch = draw(noise_case, value_task, PLAIN, seed)
@@ -171,7 +172,7 @@ def test_a_case_without_structures_is_sampled_anywhere(
 # --- Augmentation ----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(seed=st.integers(0, 2**32))
 def test_image_and_label_turn_together(block_case: PreparedCase, value_task: Task, seed: int) -> None:
     """The image is the label's value: where a voxel and its neighbours agree, the image must say the same.

@@ -20,6 +20,7 @@ from segformer3d.task import Task
 from segformer3d.volumes import read_case
 from simulations.partitions import write_partition
 from tests.conftest import MakeDataset
+from tests.examples import examples
 from tests.segformer3d.test_dataset import names_of, scans
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Zs", "Zl", "Zp")), min_size=1, max_size=12)
@@ -38,7 +39,7 @@ def test_a_list_saved_by_a_spreadsheet_is_read(tmp_path: Path) -> None:
     assert read_quarantine(path) == {"beta": "Bewegung, stark"}
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(listed=st.dictionaries(TEXT, TEXT, max_size=6))
 def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, listed: dict[str, str]) -> None:
     path = tmp_path_factory.mktemp("q") / "list.csv"

@@ -32,6 +32,7 @@ from segformer3d.volumes import (
     write_label,
 )
 from tests.conftest import WriteNifti
+from tests.examples import examples
 
 Array = NDArray[Any]
 
@@ -297,7 +298,7 @@ def raw_files(tmp_path_factory: pytest.TempPathFactory, write_nifti: WriteNifti)
     return folder, image.read_bytes(), write_nifti(folder / "label.nii", some_label(), AFFINE).read_bytes()
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     changes=st.lists(st.tuples(st.integers(0, 351), st.integers(0, 255)), min_size=1, max_size=3),
     both=st.booleans(),
@@ -415,6 +416,21 @@ def test_image_and_label_keep_the_same_field_of_view(axis: int, factor: int) -> 
     np.testing.assert_array_equal(resampled, image > 0.5)
     assert resampled.sum() == label.sum() * factor
     assert resampled.dtype == np.int16
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize(("size", "nearest"), [(3, [1, 4, 7]), (6, [0, 2, 3, 5, 6, 8])])
+def test_a_label_that_is_made_coarser_stays_where_its_image_is(axis: int, size: int, nearest: list[int]) -> None:
+    """By hand: voxel i of n is centred on voxel 9 (i + 1/2) / n - 1/2 of nine; for six, that is 0.25, 1.75, 3.25, ...
+
+    And by interpolation: an image of these numbers is, rounded, the label.
+    """
+    numbers = np.moveaxis(np.broadcast_to(np.arange(9, dtype=np.int16), (2, 3, 9)), 2, axis)
+    wanted = tuple(size if a == axis else n for a, n in enumerate(numbers.shape))
+    coarser = resample_label(numbers, wanted)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(np.moveaxis(coarser, axis, 2), np.broadcast_to(nearest, (2, 3, size)))
+    image = resample_image(numbers[None].astype(np.float32), wanted)[0]  # type: ignore[arg-type]
+    np.testing.assert_array_equal(np.rint(image), coarser)
 
 
 def test_a_volume_that_is_on_the_grid_is_not_touched() -> None:

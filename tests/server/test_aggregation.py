@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from client.contract import TrainReply
 from client.weights import Weights, parameter_norm
-from segformer3d.training import TrainingReport, ValidationReport
+from segformer3d.training_reports import TrainingReport, ValidationReport
 from server.aggregation import apply, init
 
 NOTHING = ValidationReport((0.5,), 1.0, 1, 0.0)

@@ -1,5 +1,6 @@
 """A coordinator's folder, its certificates and its sites. Oracles: OpenSSL by Python's ssl, `ssh-keygen`."""
 
+import re
 import shutil
 import socket
 import ssl
@@ -11,12 +12,17 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from flwr.proto.control_pb2 import ListNodesRequest, ListNodesResponse, RegisterNodeRequest, UnregisterNodeRequest
+from flwr.proto.node_pb2 import NodeInfo
 
 from segformer3d.addresses import Address
 from segformer3d.errors import ConfigurationError
 from segformer3d.files import StorageError
 from segformer3d.keys import fingerprint, hosts_of, make_key_pair, read_certificate, read_public_key
+from server.control import Control, flower_key, register_sites
 from server.coordinator import Brought, Coordinator, add_site, open_coordinator, remove_site, set_up, site_keys
+from server.gate import GateLimits
+from server.nginx import nginx_settings
 
 HOSTS = ("fed.example.org", "localhost", "127.0.0.1", "::1")
 
@@ -31,10 +37,10 @@ def key_of(folder: Path) -> bytes:
     return (folder / "site.pub").read_bytes()
 
 
-def handshake(coordinator: Coordinator, name: str, trusted: Path) -> dict[str, object]:
+def handshake(coordinator: Coordinator, name: str, trusted: Path, server: str = "gate") -> dict[str, object]:
     """What a client that trusts this authority sees when it asks for this host."""
     outside = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    outside.load_cert_chain(*coordinator.pair("gate"))
+    outside.load_cert_chain(*coordinator.pair(server))
     ours, theirs = socket.socketpair()
 
     def serve() -> None:
@@ -43,14 +49,14 @@ def handshake(coordinator: Coordinator, name: str, trusted: Path) -> dict[str, o
         except OSError:
             theirs.close()
 
-    server = threading.Thread(target=serve)
-    server.start()
+    serving = threading.Thread(target=serve)
+    serving.start()
     try:
         with ssl.create_default_context(cafile=trusted).wrap_socket(ours, server_hostname=name) as connection:
             return dict(connection.getpeercert() or {})
     finally:
         ours.close()
-        server.join()
+        serving.join()
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -124,8 +130,79 @@ def test_sites_come_and_go(coordinator: Coordinator, tmp_path: Path) -> None:
 def test_names_lead_nowhere(coordinator: Coordinator, name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="a site's name takes"):
         add_site(coordinator, name, key_of(tmp_path), "x")
+
+
+SOMEWHERE = Coordinator(Path("somewhere"), Address("a", 1), Address("a", 1))
+NO_RUNS = ("", "..", "../a", "/etc", "a/../../b", "run-1/../../gate.key", "a/", "a\\b", "a\n", "a\0", "a" * 65, "ä")
+
+
+@pytest.mark.parametrize("name", NO_RUNS)
+def test_a_runs_name_leads_nowhere(name: str) -> None:
     with pytest.raises(ConfigurationError, match="a run's name takes"):
-        coordinator.run_folder(f"../{name}")
+        SOMEWHERE.run_folder(name)
+
+
+@pytest.mark.parametrize("name", ["a", "2026-01-31_first", "a" * 64])
+def test_a_run_has_a_folder_of_its_name(name: str) -> None:
+    assert SOMEWHERE.run_folder(name) == SOMEWHERE.folder / "runs" / name
+
+
+class SuperLink:
+    """The part of Flower's client that registering needs; who is unregistered stays in the list, and is called so."""
+
+    def __init__(self) -> None:
+        self.nodes: list[NodeInfo] = []
+
+    def ListNodes(self, _: ListNodesRequest) -> ListNodesResponse:
+        return ListNodesResponse(nodes_info=self.nodes)
+
+    def RegisterNode(self, request: RegisterNodeRequest) -> None:
+        number = len(self.nodes) + 1
+        told = {"name": request.name, "public_key": request.public_key}
+        self.nodes.append(NodeInfo(node_id=number, status="registered", **told))
+
+    def UnregisterNode(self, request: UnregisterNodeRequest) -> None:
+        self.nodes[request.node_id - 1].status = "unregistered"
+
+    def open_to(self) -> list[tuple[str, bytes]]:
+        return [(node.name, node.public_key) for node in self.nodes if node.status != "unregistered"]
+
+
+def test_superlink_is_open_to_the_keys_in_the_folder_and_to_no_other(coordinator: Coordinator, tmp_path: Path) -> None:
+    superlink, keys = SuperLink(), {}
+    for name in ("north", "south", "renewed"):
+        (tmp_path / name).mkdir()
+        keys[name] = key_of(tmp_path / name)
+
+    def registered() -> list[tuple[str, bytes]]:
+        register_sites(Control(superlink), coordinator)  # type: ignore[arg-type]
+        return superlink.open_to()
+
+    north, south, renewed = (flower_key(key) for key in keys.values())
+    add_site(coordinator, "north", keys["north"], "x")
+    add_site(coordinator, "south", keys["south"], "x")
+    for _ in range(2):
+        assert registered() == [("north", north), ("south", south)]
+    remove_site(coordinator, "north")
+    add_site(coordinator, "north", keys["renewed"], "x")
+    assert registered() == [("south", south), ("north", renewed)]
+    remove_site(coordinator, "south")
+    assert registered() == [("north", renewed)]
+
+
+def test_nginx_passes_on_to_superlink_alone(coordinator: Coordinator, tmp_path: Path) -> None:
+    """With what nginx is set to trust and to ask for, OpenSSL believes SuperLink, and no authority but its own."""
+    written = nginx_settings(coordinator, GateLimits())
+    directives = re.findall(r"^ *(proxy_\w+) +(.+);$", written, re.MULTILINE)
+    chosen = dict(directives)
+    assert len(chosen) == len(directives), "nginx refuses a directive that is there twice"
+    assert chosen["proxy_pass"] == "https://127.0.0.1:8000"
+    assert chosen["proxy_ssl_verify"] == "on"
+    name, trusted = chosen["proxy_ssl_name"], Path(chosen["proxy_ssl_trusted_certificate"])
+    assert handshake(coordinator, name, trusted, "superlink")
+    other = set_up(tmp_path / "other", coordinator.address, coordinator.listen, HOSTS, None)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        handshake(other, name, trusted, "superlink")
 
 
 def test_other_keys_are_refused(coordinator: Coordinator) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from segformer3d.checkpoint import load, read_notes
+from segformer3d.checkpoint import load
 from segformer3d.errors import ConfigurationError
 from segformer3d.files import write_json
+from segformer3d.model_description import read_notes
 from server.coordinator import Coordinator
 from server.export import export_and_print
 from server.federation import norms_kept
@@ -23,7 +24,7 @@ from .tiny_federation import TinyGrid, TinySite, federate, tiny_settings
 
 
 @pytest.fixture
-def played(coordinator: Coordinator) -> Path:  # noqa: F811
+def played(coordinator: Coordinator) -> Path:
     """A complete run in a coordinator's folder."""
     folder, settings = coordinator.run_folder(RUN), tiny_settings()
     write_json(folder / SETTINGS_FILE, settings.to_json())
@@ -32,7 +33,7 @@ def played(coordinator: Coordinator) -> Path:  # noqa: F811
 
 
 def test_models_tables_and_settings_are_there(
-    coordinator: Coordinator,  # noqa: F811
+    coordinator: Coordinator,
     played: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -61,7 +62,7 @@ def test_models_tables_and_settings_are_there(
 
 
 def test_a_model_whose_norms_are_no_sites_says_so(
-    coordinator: Coordinator,  # noqa: F811
+    coordinator: Coordinator,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -76,7 +77,7 @@ def test_a_model_whose_norms_are_no_sites_says_so(
 
 
 @pytest.mark.parametrize("over", [True, False])
-def test_the_last_model_is_the_one_that_the_run_ends_with(coordinator: Coordinator, tmp_path: Path, over: bool) -> None:  # noqa: F811
+def test_the_last_model_is_the_one_that_the_run_ends_with(coordinator: Coordinator, tmp_path: Path, over: bool) -> None:
     """Where a strategy averages over rounds, that is not the model of the last round."""
     folder, settings = coordinator.run_folder(RUN), tiny_settings(strategy=named_strategy("averaged"))
     write_json(folder / SETTINGS_FILE, settings.to_json())
@@ -92,14 +93,14 @@ def test_the_last_model_is_the_one_that_the_run_ends_with(coordinator: Coordinat
     assert any((kept[name].numpy() != value).any() for name, value in read_state(newest).weights.items())
 
 
-def test_the_best_model_is_the_one_that_the_file_is(coordinator: Coordinator, played: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_the_best_model_is_the_one_that_the_file_is(coordinator: Coordinator, played: Path, tmp_path: Path) -> None:
     """The final model is measured last, and is the best here: sites' Dice rise from round to round."""
     export_and_print(str(coordinator.folder), RUN, str(tmp_path / "out"))
     assert read_notes(tmp_path / "out" / "best.safetensors")["round"] == 3
     assert "`best.safetensors`: after round 3, validation Dice 0.5300" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_a_run_that_goes_on_can_be_exported_too(coordinator: Coordinator, played: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_run_that_goes_on_can_be_exported_too(coordinator: Coordinator, played: Path, tmp_path: Path) -> None:
     for name in ("best.safetensors", "last.safetensors", "result.json"):
         (played / name).unlink()
     export_and_print(str(coordinator.folder), RUN, str(tmp_path / "out"))
@@ -107,7 +108,7 @@ def test_a_run_that_goes_on_can_be_exported_too(coordinator: Coordinator, played
     assert load(tmp_path / "out" / "last.safetensors")
 
 
-def test_nothing_is_written_over_and_nothing_is_made_up(coordinator: Coordinator, played: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_nothing_is_written_over_and_nothing_is_made_up(coordinator: Coordinator, played: Path, tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "mine").touch()
     for taken in (tmp_path / "kept", tmp_path / "kept" / "mine"):

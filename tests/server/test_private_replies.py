@@ -17,7 +17,7 @@ from client.weights import weights_of
 from segformer3d.errors import ReplyError
 from segformer3d.fit import initial_model
 from segformer3d.tasks import adjust
-from segformer3d.training import TrainingReport, ValidationReport
+from segformer3d.training_reports import TrainingReport, ValidationReport
 from server.aggregation import apply, init
 from server.exchange import read_train
 from server.records import RoundFinished, SitesReady

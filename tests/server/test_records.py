@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segformer3d.files import StorageError
-from segformer3d.training import ValidationReport
+from segformer3d.training_reports import ValidationReport
 from server.records import append_round, begin_rounds, last_counted, message_bytes, plain, score
 
 

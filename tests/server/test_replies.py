@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from client.contract import TRAIN, EvaluateReply, EvaluateRequest, PrepareReply, PrepareRequest, TrainReply
 from client.weights import Weights, decode_weights, encode_weights
 from segformer3d.errors import ReplyError
-from segformer3d.training import TrainingReport, ValidationReport
+from segformer3d.training_reports import TrainingReport, ValidationReport
 from server.aggregation import apply, init
 from server.exchange import read_train
 from server.records import Event, RoundFinished, RunFinished
@@ -29,10 +29,11 @@ from server.replies import (
 )
 from server.run_folder import newest_state
 from server.state import read_state
+from tests.examples import examples
 
 from ..client.tiny_site import RUN, TINY, tiny_weights, train_request
 from .hostile import HOSTILE, Change
-from .tiny_federation import TinyGrid, TinySite, federate, moved
+from .tiny_federation import TinyGrid, TinySite, federate, moved, tiny_settings
 
 WEIGHTS = tiny_weights()
 READY = PrepareReply("site-3", RUN, 4, 2, 0, (0.1,), 0.5)
@@ -138,7 +139,7 @@ def _drop(draw: st.DrawFn, records: RecordDict) -> None:
 
 
 @given(corrupted())
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=examples(300), suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_whatever_is_done_to_a_reply_the_model_stays_finite(records: RecordDict) -> None:
     try:
         reply = read(records)
@@ -165,6 +166,18 @@ def test_an_update_is_measured_against_the_others(factor: float, kept: int) -> N
     good, aside = set_aside_outliers(replies, TRAIN)
     assert len(good) == kept
     assert [item.site for item in aside] == ["c"] * (3 - kept)
+
+
+def test_an_outlier_leaves_no_trace_in_the_model(tmp_path: Path) -> None:
+    """The model is to the bit the one that the two others make without it."""
+    sites = {n: TinySite(f"site-{n}", step=1e-5) for n in (1, 2)}
+    far = TinySite("site-3", step=2 * RELATIVE_FACTOR * 1e-5)
+    federate(TinyGrid(sites), tmp_path / "two", tiny_settings(rounds=1))
+    (finished,) = rounds(federate(TinyGrid({**sites, 3: far}), tmp_path / "three", tiny_settings(rounds=1)))
+    assert [site.site for site in finished.record.sites] == ["site-1", "site-2"]
+    assert [(item.site, item.phase) for item in finished.record.set_aside] == [("site-3", TRAIN)]
+    two, three = (read_state(tmp_path / name / "state-0001.safetensors").weights for name in ("two", "three"))
+    assert all(np.array_equal(value, three[name]) for name, value in two.items())
 
 
 def test_two_replies_cannot_outvote_each_other() -> None:

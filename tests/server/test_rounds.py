@@ -374,6 +374,20 @@ def test_two_sites_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert [site.site for site in finished(events)[0].record.sites] == ["site-1", "site-2"]
 
 
+@pytest.mark.parametrize("name", [None, "site-4"])
+def test_a_node_takes_part_under_the_name_that_it_is_registered_under_or_not_at_all(
+    tmp_path: Path, name: str | None
+) -> None:
+    grid = TinyGrid({**two_sites(), 13: TinySite("site-3")})
+    settings, events = tiny_settings(rounds=1), list[Event]()
+    names = {11: "site-1", 12: "site-2", 13: name}
+    Federation(grid, settings, tmp_path, tiny_state(settings), events.append, names.get).run()
+    reason = f"it is registered as {name or 'nobody'} and calls itself site-3"
+    assert put_aside(events) == [(1, name or "site-3", reason)]
+    assert [site.site for site in finished(events)[0].record.sites] == ["site-1", "site-2"]
+    assert [m.metadata.message_type for m in grid.sent if m.metadata.dst_node_id == 13] == [PREPARE]
+
+
 def test_a_newcomer_that_prepares_for_long_holds_up_no_round(tmp_path: Path) -> None:
     """It takes no part in the first rounds; its answer comes during round 2, and it joins in round 3."""
     grid = TinyGrid(two_sites())

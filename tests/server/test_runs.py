@@ -11,7 +11,7 @@ from segformer3d.checkpoint import save
 from segformer3d.errors import CheckpointError, ConfigurationError
 from segformer3d.fit import initial_model
 from segformer3d.tasks import adjust
-from segformer3d.training import ValidationReport
+from segformer3d.training_reports import ValidationReport
 from server.progress import Journal
 from server.records import RoundStarted, RunFinished, RunRecord, Score, SiteReplied, SiteSetAside, SitesReady
 from server.replies import SetAside
@@ -94,7 +94,7 @@ def test_a_federation_file_that_is_not_there_is_asked_for(tmp_path: Path) -> Non
         read_federation_file(tmp_path / "no.toml")
 
 
-def test_a_new_run_has_its_settings_and_its_first_state(coordinator: Coordinator, tmp_path: Path) -> None:  # noqa: F811
+def test_a_new_run_has_its_settings_and_its_first_state(coordinator: Coordinator, tmp_path: Path) -> None:
     asked = read_federation_file(write(tmp_path, WHOLE))
     settings, run = asked.settings, new_run(coordinator, asked)
     folder = coordinator.run_folder(run)
@@ -148,7 +148,7 @@ patients = 30
 
 def test_a_private_run_has_group_norm_and_begins_with_the_model_that_is_named(
     tmp_path: Path,
-    coordinator: Coordinator,  # noqa: F811
+    coordinator: Coordinator,
 ) -> None:
     asked = read_federation_file(write(tmp_path, PRIVATE))
     assert asked.settings.privacy == PrivacySettings(epsilon=4.0, patients=30)
@@ -181,7 +181,7 @@ def test_privacy_that_cannot_be_is_refused(tmp_path: Path, before: str, after: s
 
 def test_a_model_of_another_shape_cannot_be_begun_with(
     tmp_path: Path,
-    coordinator: Coordinator,  # noqa: F811
+    coordinator: Coordinator,
 ) -> None:
     asked = read_federation_file(write(tmp_path, PRIVATE))
     with pytest.raises(CheckpointError, match="there is no checkpoint"):

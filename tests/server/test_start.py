@@ -11,7 +11,7 @@ from server.start import superlink_port
 from .test_coordinator import coordinator  # noqa: F401 - a fixture
 
 
-def test_superlink_does_not_take_the_gates_port(monkeypatch: pytest.MonkeyPatch, coordinator: Coordinator) -> None:  # noqa: F811
+def test_superlink_does_not_take_the_gates_port(monkeypatch: pytest.MonkeyPatch, coordinator: Coordinator) -> None:
     """The gate does not listen yet, so its port looks free."""
     gate = addresses.free_port()
     made = replace(coordinator, listen=replace(coordinator.listen, port=gate))

@@ -15,7 +15,7 @@ from client.contract import TrainReply
 from client.exchange.settings import named_exchange
 from client.weights import Weights
 from segformer3d.errors import ConfigurationError
-from segformer3d.training import TrainingReport, ValidationReport
+from segformer3d.training_reports import TrainingReport, ValidationReport
 from server.aggregation import AggregationState, apply, common_control, final_weights, init
 from server.federation import norms_kept
 from server.strategies.krum import chosen_sites
@@ -70,6 +70,9 @@ def test_momentum_carries_the_last_step_on() -> None:
     # v1 = (1, -3), x1 = (2, -1); v2 = 0.5 v1 + (1, -3) = (1.5, -4.5), x2 = (3.5, -5.5).
     np.testing.assert_array_equal(state.weights["w"], np.array([3.5, -5.5], F4))
     np.testing.assert_array_equal(state.weights["bn.running_mean"], np.array([3.0], F4))
+    # v3 = 0.5 v2 + (1, -3) = (1.75, -5.25), x3 = (5.25, -10.75): a quarter of the first update is still in it.
+    third = after(strategy, [[A, B]] * 3)
+    np.testing.assert_array_equal(third.weights["w"], np.array([5.25, -10.75], F4))
 
 
 def test_adam_scales_steps_by_what_they_were() -> None:
@@ -189,6 +192,7 @@ def message(weights: Weights, each: TrainReply) -> Message:
 ROUNDS = [
     [reply("a", moved(0.5, -1.0), cases=2), reply("b", moved(1.5, 2.0), cases=3), reply("c", moved(-1.0, 0.25))],
     [reply("a", moved(-0.5, 1.0), cases=2), reply("b", moved(0.25, 2.0), cases=3), reply("c", moved(3.0, -2.0))],
+    [reply("a", moved(2.0, 0.5), cases=2), reply("b", moved(-1.0, -0.75), cases=3), reply("c", moved(0.5, 4.0))],
 ]
 
 
@@ -271,6 +275,19 @@ def test_flowers_krum_chooses_the_same(sites: int) -> None:
         ours = Strategy("krum", centre="krum", shares="equal", hostile=hostile)
         theirs = MultiKrum(num_malicious_nodes=hostile, num_nodes_to_select=sites - hostile)
         np.testing.assert_allclose(after(ours, [replies]).weights["w"], flowers(theirs, [replies])["w"], rtol=1e-6)
+
+
+def test_the_median_of_an_even_number_is_the_mean_of_the_two_in_the_middle() -> None:
+    """By hand: of -4, 1, 3 and 90 it is 2, of -7, -2, 1 and 6 it is -0.5, of 1, 4, 5 and 8 it is 4.5."""
+    four = [
+        reply("a", moved(90.0, -2.0, mean=5.0)),
+        reply("b", moved(1.0, 6.0, mean=8.0)),
+        reply("c", moved(-4.0, 1.0, mean=1.0)),
+        reply("d", moved(3.0, -7.0, mean=4.0)),
+    ]
+    state = after(named_strategy("median"), [four])
+    np.testing.assert_array_equal(state.weights["w"], GLOBAL["w"] + np.array([2.0, -0.5], F4))
+    np.testing.assert_array_equal(state.weights["bn.running_mean"], np.array([4.5], F4))
 
 
 @given(st.lists(st.floats(-1e3, 1e3, width=32), min_size=3, max_size=9), st.floats(-(2.0**99), 2.0**99, width=32))

@@ -50,7 +50,7 @@ class Flower:
 
 
 @pytest.fixture
-def folder(coordinator: Coordinator) -> Path:  # noqa: F811
+def folder(coordinator: Coordinator) -> Path:
     made = coordinator.run_folder(RUN)
     write_json(made / SETTINGS_FILE, tiny_settings().to_json())
     state_path(made, 0).touch()
@@ -64,7 +64,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def test_a_run_is_submitted_once_at_a_time(coordinator: Coordinator, folder: Path) -> None:  # noqa: F811
+def test_a_run_is_submitted_once_at_a_time(coordinator: Coordinator, folder: Path) -> None:
     flower = Flower()
     submit(flower, coordinator, RUN)  # type: ignore[arg-type]
     with pytest.raises(FederationError, match="is going on"):
@@ -81,7 +81,7 @@ def test_a_run_is_submitted_once_at_a_time(coordinator: Coordinator, folder: Pat
         submit(flower, coordinator, RUN)  # type: ignore[arg-type]
 
 
-def test_pauses_grow_until_it_is_given_up(coordinator: Coordinator, folder: Path, clock: list[float]) -> None:  # noqa: F811
+def test_pauses_grow_until_it_is_given_up(coordinator: Coordinator, folder: Path, clock: list[float]) -> None:
     flower, told = Flower(), []
     runs = CutOffRuns(coordinator, told.append)
     submit(flower, coordinator, RUN)  # type: ignore[arg-type]
@@ -103,7 +103,7 @@ def test_pauses_grow_until_it_is_given_up(coordinator: Coordinator, folder: Path
 
 
 def test_a_round_that_was_completed_is_a_new_beginning(
-    coordinator: Coordinator,  # noqa: F811
+    coordinator: Coordinator,
     folder: Path,
     clock: list[float],
 ) -> None:
@@ -118,7 +118,7 @@ def test_a_round_that_was_completed_is_a_new_beginning(
     assert not read_outcome(folder)[0]
 
 
-def test_a_process_that_is_gone_is_noticed_before_flower_does(coordinator: Coordinator, folder: Path) -> None:  # noqa: F811
+def test_a_process_that_is_gone_is_noticed_before_flower_does(coordinator: Coordinator, folder: Path) -> None:
     flower = Flower()
     submit(flower, coordinator, RUN)  # type: ignore[arg-type]
     runs = CutOffRuns(coordinator, print)

@@ -29,7 +29,7 @@ from client.contract import (
 )
 from client.weights import COUNTER, MEAN, VARIANCE, Weights
 from segformer3d.settings import TrainingSettings
-from segformer3d.training import TrainingReport, ValidationReport
+from segformer3d.training_reports import TrainingReport, ValidationReport
 from server.federation import FederationSettings
 from server.records import Event
 from server.rounds import Federation

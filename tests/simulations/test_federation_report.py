@@ -9,8 +9,8 @@ import pytest
 from segformer3d.dataset import DEFAULT_VALIDATION_SHARE, name_fraction, prepare
 from segformer3d.tasks import task_from_json
 
+from ..commands import blob_case, federation, run, summary
 from ..looks import looks_right
-from ..test_command_line import blob_case, config, federation, run, summary  # noqa: F401 - some are fixtures
 
 
 def names() -> list[str]:
@@ -21,7 +21,7 @@ def names() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory, make_dataset, config) -> tuple[Path, str]:  # noqa: F811
+def compared(tmp_path_factory, make_dataset, config) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("compared")
     dataset = make_dataset(folder / "data", {name: blob_case(number) for number, name in enumerate(names())})
     words = federation(dataset, config, folder / "run")

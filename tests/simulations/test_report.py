@@ -3,7 +3,7 @@
 import pytest
 
 from client.contract import PrepareReply
-from segformer3d.training import ValidationReport
+from segformer3d.training_reports import ValidationReport
 from server.records import RunFinished, RunRecord, Score, SitesReady
 from simulations.report import Journal
 

@@ -18,6 +18,7 @@ def settings(**changes: object) -> SimulationSettings:
 @pytest.fixture
 def sixteen_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sharing, "cores", lambda: 16)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
 
 @pytest.mark.usefixtures("sixteen_cores")
@@ -66,6 +67,15 @@ def test_a_graphics_card_is_not_given_more_than_one_run_needs(monkeypatch: pytes
 def test_ray_plays_one_run_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("simulations.settings.cores", lambda: 16)
     assert share_cores(settings(sites=4, engine="ray"), 40) == Sharing(1, 4, 4)
+
+
+@pytest.mark.usefixtures("sixteen_cores")
+@pytest.mark.parametrize(("said", "threads"), [("2", 2), ("64", 4), ("0", 4), ("4,2", 4), ("", 4)])
+def test_threads_are_no_more_than_the_environment_allows(
+    monkeypatch: pytest.MonkeyPatch, said: str, threads: int
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert share_cores(settings(sites=4), 1) == Sharing(1, 4, threads)
 
 
 def test_models_that_train_alone_share_what_the_sites_had() -> None:

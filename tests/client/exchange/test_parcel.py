@@ -27,6 +27,7 @@ from client.exchange.parcel import (
 from client.exchange.settings import CODECS, EXCHANGES, Codec
 from client.weights import WEIGHTS, Weights, check_layout, encode_weights, is_buffer
 from segformer3d.errors import ReplyError
+from tests.examples import examples
 
 from ..tiny_site import RUN, TINY, tiny_weights
 
@@ -138,7 +139,7 @@ def test_records_of_another_form_are_refused(record: ArrayRecord) -> None:
         read_parcel(record)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.sampled_from([name for name in CODECS if name != "exact"]), st.integers(0, 2**32), st.data())
 def test_a_well_sealed_payload_of_anything_is_weights_of_the_layout_or_refused(
     name: str, seed: int, data: st.DataObject

@@ -25,6 +25,7 @@ from client.privacy.accounting import (
 )
 from client.privacy.losses import gaussian_epsilon
 from segformer3d.errors import ConfigurationError
+from tests.examples import examples
 
 DELTA = 1e-5
 STRIDE = 0.02  # of the integration below, in deviations
@@ -60,17 +61,19 @@ def densities(event: Event, removed: bool) -> tuple[np.ndarray, np.ndarray]:
 def integrated(steps: Iterable[Event], delta: float) -> float:
     """Epsilon of one or two steps by integration over all outcomes."""
 
-    def delta_of(epsilon: float, removed: bool) -> float:
+    def outcomes(removed: bool) -> tuple[np.ndarray, np.ndarray]:
         p, r = np.ones(1), np.ones(1)
         for each in steps:
             own, other = densities(each, removed)
             p, r = np.outer(p, own).ravel(), np.outer(r, other).ravel()
-        return float(np.maximum(p - math.exp(epsilon) * r, 0).sum())
+        return p, r
 
+    both = [outcomes(removed) for removed in (True, False)]
     low, high = 0.0, 30.0
     while high - low > 1e-5:
         middle = (low + high) / 2
-        low, high = (middle, high) if max(delta_of(middle, True), delta_of(middle, False)) > delta else (low, middle)
+        needed = max(float(np.maximum(p - math.exp(middle) * r, 0).sum()) for p, r in both)
+        low, high = (middle, high) if needed > delta else (low, middle)
     return high
 
 
@@ -102,7 +105,7 @@ def test_renyi_is_above(case: tuple[float, float, int]) -> None:
 
 
 def test_opacus_agrees_on_different_segments() -> None:
-    mixed = [Event(0.5, 2.6, 60), Event(0.1, 1.0, 100), Event(0.3, 3.0, 500), Event(1.0, 20.0, 3)]
+    mixed = [Event(0.5, 2.6, 10), Event(0.1, 1.0, 30), Event(0.3, 3.0, 20), Event(1.0, 20.0, 3)]
     own, opacus = spent(mixed, DELTA), prv_epsilon(mixed, DELTA)
     assert opacus - 0.04 <= own <= opacus + 0.01
 
@@ -141,7 +144,7 @@ def test_the_grid_meets_the_closed_form_where_nearly_all_are_sampled(z: float, s
 
 
 @given(st.lists(events, min_size=2, max_size=4), st.randoms())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(12))
 def test_order_and_splitting_do_not_matter(some: list[Event], random: object) -> None:
     shuffled = [half for each in some for half in split(each)]
     random.shuffle(shuffled)  # type: ignore[attr-defined]
@@ -155,7 +158,7 @@ def split(event: Event) -> list[Event]:
 
 
 @given(st.lists(events, min_size=0, max_size=2), events)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(8))
 def test_more_costs_more(before: list[Event], last: Event) -> None:
     """More steps, less noise, a larger rate, a smaller delta: each but for the grid's own error of 0.2 %."""
     one = spent([*before, last], DELTA)
@@ -176,7 +179,7 @@ def test_more_costs_more(before: list[Event], last: Event) -> None:
     steps=st.integers(1, 2000),
     before=st.lists(events, max_size=1),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(8))
 def test_calibration_never_exceeds_the_target_and_is_tight(
     epsilon: float, delta: float, rate: float, steps: int, before: list[Event]
 ) -> None:
@@ -249,8 +252,14 @@ def test_enormous_noise_costs_nothing_or_little(q: float) -> None:
     assert spent([Event(q, 1e300, 10**6)], DELTA) < 0.02
 
 
-def test_a_hundred_different_segments_and_a_million_steps_are_affordable() -> None:
-    assert 70 < spent([Event(0.5, 1 + i / 1000, 3) for i in range(100)], DELTA) < 84.2
+@pytest.mark.parametrize(
+    ("count", "low", "by_moments"), [(30, 33, 39.2), pytest.param(100, 70, 84.2, marks=pytest.mark.slow)]
+)
+def test_many_different_segments_are_affordable(count: int, low: float, by_moments: float) -> None:
+    assert low < spent([Event(0.5, 1 + i / 1000, 3) for i in range(count)], DELTA) < by_moments
+
+
+def test_a_million_steps_are_affordable() -> None:
     assert spent([Event(0.001, 10.0, 10**6)], DELTA) < rdp_epsilon([Event(0.001, 10.0, 10**6)], DELTA)
 
 

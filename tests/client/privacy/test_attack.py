@@ -5,6 +5,7 @@ accountant; mechanisms with a known mistake. Seeds are fixed, so that a right me
 """
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import partial
@@ -28,6 +29,7 @@ from client.privacy.promise import Promise
 from client.privacy.training import Unit
 from segformer3d.errors import ConfigurationError
 from segformer3d.model import build
+from tests.examples import NIGHT, examples
 
 from ..tiny_site import TINY_MODEL
 
@@ -127,7 +129,7 @@ MISTAKES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_proved(mistake: str):
     """The mutations of the issue, and three more, against a claim of epsilon 5.8: all are refuted."""
-    result = audit_mechanism(promise_of(0.5, 1.5, 10), canaries=600, duels=1000, seed=1, **MISTAKES[mistake])
+    result = audit_mechanism(promise_of(0.5, 1.5, 10), canaries=60, duels=300, seed=1, **MISTAKES[mistake])
     assert result.contradicts
     assert result.lower_bound > result.claimed
 
@@ -143,32 +145,32 @@ def test_one_run_with_a_crowd_of_canaries_is_enough_for_a_small_claim(mistake: s
 
 
 def test_a_claim_of_epsilon_8_is_refuted_without_noise_by_a_few_hundred_duels():
-    promise = promise_of(0.5, 2.5, 60)
+    promise = promise_of(0.5, 1.23, 10)
     assert 7.5 < promise.epsilon < 8
-    assert audit_mechanism(promise, canaries=100, duels=150, seed=3, make_gradients=WithoutNoise).contradicts
+    assert audit_mechanism(promise, canaries=60, duels=150, seed=3, make_gradients=WithoutNoise).contradicts
 
 
 @pytest.mark.parametrize(
     ("rate", "multiplier", "steps"), [(0.5, 1.5, 10), (1.0, 1.0, 1), (1.0, 4.0, 8), (0.2, 1.0, 12)]
 )
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2, 3] if NIGHT in os.environ else [1])
 def test_the_right_mechanism_keeps_its_claim(rate: float, multiplier: float, steps: int, seed: int):
-    result = audit_mechanism(promise_of(rate, multiplier, steps), canaries=400, seed=seed)
+    result = audit_mechanism(promise_of(rate, multiplier, steps), canaries=min(400, examples(120)), seed=seed)
     assert not result.contradicts
     assert result.lower_bound <= result.claimed
 
 
 def test_the_attack_is_strong_enough_to_find_most_of_what_is_lost():
     """Else staying below the claim would say nothing."""
-    result = audit_mechanism(promise_of(1.0, 1.0, 1), canaries=1000, duels=3000, seed=4)
+    result = audit_mechanism(promise_of(1.0, 1.0, 1), canaries=300, duels=1500, seed=4)
     assert 0.6 * result.claimed < result.lower_bound <= result.claimed
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, 2] if NIGHT in os.environ else [2])
 def test_adaptive_clipping_keeps_its_claim(seed: int):
     """Its noisier gradients pay for a count that the attack does not look at."""
     adaptive = partial(PatientGradients, quantile=0.5)
-    result = audit_mechanism(promise_of(0.5, 1.5, 10), clip=0.3, canaries=300, seed=seed, make_gradients=adaptive)
+    result = audit_mechanism(promise_of(0.5, 1.5, 10), clip=0.3, canaries=100, seed=seed, make_gradients=adaptive)
     assert 0 < result.lower_bound <= result.claimed
 
 
@@ -278,7 +280,8 @@ def test_p_values_are_valid_for_leaky_randomised_response(p_value: Any, epsilon:
     generator, canaries, guesses, games = np.random.default_rng(8), 200, 60, 2000
     told = np.minimum(generator.binomial(canaries, delta, games), guesses)
     right = told + generator.binomial(guesses - told, 1 / (1 + math.exp(-epsilon)))
-    values = np.array([p_value(canaries, guesses, int(number), epsilon, delta) for number in right])
+    found, games_of = np.unique(right, return_inverse=True)
+    values = np.array([p_value(canaries, guesses, int(number), epsilon, delta) for number in found])[games_of]
     assert (values <= 0.05).mean() <= 0.05 + 4 * math.sqrt(0.05 * 0.95 / games)
 
 
@@ -293,7 +296,7 @@ def test_more_right_guesses_prove_more(guesses: int, data: st.DataObject, delta:
 @pytest.mark.parametrize("bound", [crowd_bound, duel_bound])
 def test_bounds_grow_with_right_guesses(bound: Callable[..., float]):
     promise = promise_of(0.5, 1.5, 10)
-    found = [bound(promise, 400, 200, right, 0.01) for right in range(100, 201, 5)]
+    found = [bound(promise, 400, 200, right, 0.01) for right in range(100, 201, 10)]
     assert found == sorted(found)
     assert found[0] == 0
     assert found[-1] > 2

@@ -193,7 +193,7 @@ def patients(tmp_path_factory: pytest.TempPathFactory) -> tuple[Patient, ...]:
     return patients_of(data.train)
 
 
-def overfitted(patients: Sequence[Patient], seed: int = 0, epochs: int = 40) -> SegFormer3D:
+def overfitted(patients: Sequence[Patient], seed: int = 0, epochs: int = 20) -> SegFormer3D:
     model = initial_model(TINY, seed)
     cases = [case for patient in patients for case in patient.cases]
     train_part(model, cases, TINY, QUICK, Part(0, 1, epochs, seed, "overfitted"), device=CPU)
@@ -231,7 +231,7 @@ def test_shadow_models_give_them_away_too(patients: tuple[Patient, ...]):
         members,
         others,
         TINY,
-        lambda chosen, number: overfitted(chosen, number + 1, 25),
+        lambda chosen, number: overfitted(chosen, number + 1),
         device=CPU,
         shadows=4,
         on_shadow=lambda number, total: done.append(number),
@@ -250,7 +250,7 @@ def write_run(
 ) -> Path:
     """A folder as `segfed simulate` leaves it: two sites, held-out cases, a model, run.json and summary.json."""
     for name, cases, seed in (("site-1", 5, 1), ("site-2", 5, 2), ("held-out", 4, 3)):
-        write_site(folder / "sites" / name, cases, seed)
+        write_site(folder / "sites" / name, cases, seed, unrelated)
     save(folder / "last.safetensors", initial_model(task, 0), task)
     privacy = PrivacySettings(epsilon=8.0, patients=5, crops=1, local_steps=2, noise=noise)  # type: ignore[arg-type]
     own = {"crops": 1, "local_steps": 2, "noise": noise}  # the number of patients is worked out when they are dealt out
@@ -279,7 +279,7 @@ def write_run(
 def test_a_private_runs_mechanism_and_model_are_attacked(tmp_path: Path):
     phases: list[str] = []
     folder = write_run(tmp_path / "run", private=True)
-    result = audit_run(folder, canaries=600, device="cpu", seed=1, on_phase=phases.append)
+    result = audit_run(folder, canaries=200, device="cpu", seed=1, on_phase=phases.append)
     (mechanism,), threshold = result["mechanism"], result["membership"]["threshold"]
     assert result == json.loads((folder / "privacy.json").read_text(encoding="utf-8"))
     assert result["verdict"] == "not refuted"
@@ -325,7 +325,7 @@ def test_a_claim_that_is_too_small_is_refuted_and_ends_in_an_error(tmp_path: Pat
     """As if the accountant had miscounted: the noise is what was promised, and the epsilon a fraction of its own."""
     folder = write_run(tmp_path / "run", private=True, epsilon=0.05)
     with pytest.raises(AuditError, match="do not release its model"):
-        audit_and_print(str(folder), deep=False, canaries=1000, device="cpu")
+        audit_and_print(str(folder), deep=False, canaries=300, device="cpu")
     assert "REFUTED" in capsys.readouterr().out
     assert json.loads((folder / "privacy.json").read_text(encoding="utf-8"))["verdict"] == "refuted"
 

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from segformer3d.data_check.check import check_folder
+from segformer3d.data_check.check import Checked, check_folder
 from segformer3d.data_check.rules import Severity
 from segformer3d.errors import DataError
 from segformer3d.task import Task
@@ -145,18 +146,39 @@ def test_nothing_is_found_in_sound_cases(sound: Path, tiny_task: Task) -> None:
     assert (checked.looked_at, len(checked.usable), checked.quarantine()) == (12, 12, {})
 
 
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory, sound: Path, tiny_task: Task) -> Checked:
+    """Twelve sound cases, and one broken in each of the ways that are errors, which has the way for a name."""
+    folder = Path(shutil.copytree(sound, tmp_path_factory.mktemp("broken") / "data"))
+    described = json.loads((folder / "dataset.json").read_text())
+    for number, (name, (damage, _, _)) in enumerate(ERRORS.items()):
+        alone = Path(shutil.copytree(sound, tmp_path_factory.mktemp("alone") / "data"))
+        for place, array in zip((image_of, label_of), sound_case(100 + number), strict=True):
+            write(place(alone, CASE), array)
+        damage(alone)
+        for place in (image_of, label_of):
+            if place(alone, CASE).exists():
+                place(alone, CASE).rename(place(folder, name))
+        entry = {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"}
+        described["training"].append(entry)
+    described["numTraining"] = len(described["training"])
+    (folder / "dataset.json").write_text(json.dumps(described))
+    return check_folder(folder, tiny_task)
+
+
 @pytest.mark.parametrize("name", ERRORS)
-def test_what_cannot_be_used_is_an_error_and_nothing_else_is_said(folder: Path, tiny_task: Task, name: str) -> None:
-    damage, rule, words = ERRORS[name]
-    damage(folder)
-    checked = check_folder(folder, tiny_task)
-    ((its_rule, case, line),) = told(checked)
-    assert (its_rule, case) == (rule, CASE)
+def test_what_cannot_be_used_is_an_error_and_nothing_else_is_said_of_it(broken: Checked, name: str) -> None:
+    _, rule, words = ERRORS[name]
+    ((its_rule, line),) = [(its_rule, line) for its_rule, case, line in told(broken) if case == name]
+    assert its_rule == rule
     assert re.search(words, line)
     assert "\n" not in line
-    assert list(checked.quarantine()) == [CASE]
-    assert checked.quarantine()[CASE].startswith(f"{rule}: ")
-    assert (checked.looked_at, len(checked.usable)) == (12, 11)
+    assert broken.quarantine()[name].startswith(f"{rule}: ")
+
+
+def test_what_cannot_be_used_does_not_count_and_nobody_else_is_blamed(broken: Checked) -> None:
+    assert {case for _, case, _ in told(broken)} == set(broken.quarantine()) == set(ERRORS)
+    assert (broken.looked_at, len(broken.usable)) == (12 + len(ERRORS), 12)
 
 
 @pytest.mark.parametrize("name", WARNINGS)

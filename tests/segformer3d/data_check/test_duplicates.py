@@ -19,6 +19,7 @@ from segformer3d.data_check.measure import measure_case
 from segformer3d.dataset import DEFAULT_VALIDATION_SHARE, split
 from segformer3d.task import Task
 from segformer3d.tasks import get_task
+from tests.examples import examples
 from tests.segformer3d.data_check.conftest import Array, found, image_of, label_of, read, told, write
 
 Twin = Callable[[Array], Array]
@@ -131,7 +132,7 @@ def test_two_visits_of_one_patient_are_no_duplicates(folder: Path, tiny_task: Ta
 # --- The parts -------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(shift=st.tuples(*[st.integers(-6, 6)] * 3))
 def test_overlap_lays_voxel_on_voxel(shift: tuple[int, int, int]) -> None:
     """Oracle: the places of both parts in a grid of coordinates differ by the shift."""

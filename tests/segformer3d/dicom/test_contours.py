@@ -17,6 +17,7 @@ from segformer3d.dicom.contours import fill, read_contours
 from segformer3d.dicom.geometry import Grid
 from segformer3d.dicom.series import find_series
 from segformer3d.errors import CaseError
+from tests.examples import examples
 
 from .writing import LPS, oblique_affine, save, write_series, write_structure_set
 
@@ -39,7 +40,7 @@ def exactly_inside(x: int, y: int, polygon: Polygon) -> bool | None:
 COORDINATE = st.integers(-16, 100).map(lambda n: Fraction(n, 8))
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(st.lists(st.tuples(COORDINATE, COORDINATE), min_size=3, max_size=9))
 def test_a_voxel_is_inside_when_its_centre_is(polygon: Polygon) -> None:
     mask = fill(np.array(polygon, np.float64), SIZE)

@@ -13,7 +13,7 @@ import pytest
 
 from client.contract import TrainReply
 from client.weights import is_buffer, parameter_norm
-from segformer3d.training import TrainingReport, ValidationReport
+from segformer3d.training_reports import TrainingReport, ValidationReport
 from server.app import make_server_app
 from server.records import ROUNDS_FILE
 from simulations.engines import ClientSource, EngineSettings, run_local

@@ -1,0 +1,46 @@
+"""What pytest-xdist deals to a worker as one, the longest first, so that all workers end at about the same time."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
+from xdist.workermanage import WorkerController
+
+DEPLOYMENT = "tests/deployment"
+TIMES = Path(__file__).with_name("times.json")  # `pytest --times` measures it anew
+
+
+def share_of(nodeid: str) -> str:
+    """The file of a test, or all tests of deployments, which share one federation; likewise of a fixture."""
+    return DEPLOYMENT if nodeid.startswith(DEPLOYMENT) else re.split(r"::|: ", nodeid)[0]
+
+
+def write_times(measured: Iterable[tuple[str, float]]) -> None:
+    """Take what tests and fixtures took for the next runs; less than a second is not worth a line."""
+    shares: Counter[str] = Counter()
+    for name, seconds in measured:
+        shares[share_of(name)] += seconds  # type: ignore[assignment]
+    times = Counter({**json.loads(TIMES.read_text()), **{name: round(seconds) for name, seconds in shares.items()}})
+    kept = {name: s for name, s in times.most_common() if s >= 1 and (name == DEPLOYMENT or name.endswith(".py"))}
+    TIMES.write_text(json.dumps(kept, indent=0) + "\n")
+
+
+class LongestFirst(LoadFileScheduling):
+    """Deals shares by the seconds that they took when they were measured."""
+
+    def __init__(self, config: pytest.Config, log: Producer) -> None:
+        super().__init__(config, log)
+        self._seconds: dict[str, float] = json.loads(TIMES.read_text())
+
+    def _split_scope(self, nodeid: str) -> str:
+        return share_of(nodeid)
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        longest = max(self.workqueue, key=lambda share: self._seconds.get(share, 0.0))
+        self.workqueue.move_to_end(longest, last=False)
+        super()._assign_work_unit(node)
