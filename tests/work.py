@@ -20,7 +20,7 @@ from .shares import write_times
 
 TEST_LIMIT, SHARED_LIMIT, NOTABLE = 40.0, 60.0, 20.0  # seconds of work
 NOTABLE_ELAPSED = 30.0  # seconds from start to end
-LOOK_S = 0.25
+LOOK_S = 0.5
 PROPERTY = "segfed cost"
 REMEDY = (
     "give it a smaller federation or a fixture that others share (CONTRIBUTING.md has the list), or mark it slow and "
