@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,12 +60,20 @@ class Done:
 
 def run(*words: object, code: int = 0) -> Done:
     """The command in this process, which has PyTorch loaded already; what needs a process of its own starts one."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        returned = segfed.main([str(word) for word in words])
-    done = Done(returned, out.getvalue(), err.getvalue())
+    done = run_here(words)
     assert done.code == code, done
     return done
+
+
+def run_here(words: Iterable[object]) -> Done:
+    """The same, however it ends."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            code = segfed.main([str(word) for word in words])
+        except SystemExit as ended:  # of --help, and of a command line that is off
+            code = int(ended.code or 0)
+    return Done(code, out.getvalue(), err.getvalue())
 
 
 def run_process(*words: object, code: int = 0) -> Done:

@@ -20,7 +20,7 @@ from segformer3d.tasks import get_task
 from segformer3d.training import make_optimizer
 from segformer3d.windows import slide
 task, settings = get_task("hippocampus"), TrainingSettings()
-network, optimizer = build(task.model), None
+network = build(task.model)
 skeleton(task.model).load_state_dict(network.state_dict(), assign=True)
 optimizer = make_optimizer(network, settings)
 optimizer.zero_grad()

@@ -105,8 +105,7 @@ class Costs:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config, self._meter = config, Meter()
-        self._shared: list[float] = []  # work and time of the shared fixtures that are being set up, innermost last
-        self._within = [(0.0, 0.0)]
+        self._within = [(0.0, 0.0)]  # work and time of shared fixtures in what is being set up, innermost last
         self._begun: tuple[float, float] = (0.0, 0.0)
         self._before: set[psutil.Process] = set()
         self._found: list[Cost] = []

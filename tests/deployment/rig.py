@@ -1,6 +1,5 @@
 """A coordinator and its sites as operators run them: the `segfed` command, real processes, TLS on loopback."""
 
-import io
 import json
 import os
 import signal
@@ -8,17 +7,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr, redirect_stdout, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
-import segfed
 from segformer3d.addresses import LOOPBACK, free_port
 from segformer3d.errors import FederationError
 from server.control import Node, open_control
 from server.coordinator import open_coordinator
+
+from ..commands import run_here
 
 ROOT = Path(__file__).resolve().parents[2]
 SEGFED = [sys.executable, str(ROOT / "segfed.py")]
@@ -177,14 +177,10 @@ class Rig:
 
 
 def _run_here(words: list[str]) -> "subprocess.CompletedProcess[str]":
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", WIDTH)
-        try:
-            code = segfed.main(words)
-        except SystemExit as ended:  # of --help, and of a command line that is off
-            code = int(ended.code or 0)
-    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+        done = run_here(words)
+    return subprocess.CompletedProcess(words, done.code, done.stdout, done.stderr)
 
 
 def environment() -> dict[str, str]:
