@@ -11,6 +11,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import psutil
@@ -66,12 +67,6 @@ class Meter:
             self._most = max(self._most, time.process_time() + max(through_parents, sum(self._seen.values())))
             return self._most
 
-    def started_since(self, before: set[psutil.Process]) -> list[psutil.Process]:
-        """The processes that live and are not among those of before."""
-        with self._lock:
-            self._look()
-            return list(self._live - before)
-
     def living(self) -> set[psutil.Process]:
         """The processes that live now."""
         with self._lock:
@@ -104,12 +99,17 @@ class Costs:
     """Measures where tests run; collects, tells and judges where they are reported."""
 
     def __init__(self, config: pytest.Config) -> None:
-        self._config, self._meter = config, Meter()
+        self._config = config
         self._within = [(0.0, 0.0)]  # work and time of shared fixtures in what is being set up, innermost last
         self._begun: tuple[float, float] = (0.0, 0.0)
         self._before: set[psutil.Process] = set()
         self._found: list[Cost] = []
         self.told: list[Cost] = []
+
+    @cached_property
+    def _meter(self) -> Meter:
+        """From the first test on: the process that only deals tests to others looks at nothing."""
+        return Meter()
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self) -> Generator[None, object, object]:
@@ -152,7 +152,7 @@ class Costs:
             costs = [[cost.name, cost.work, cost.elapsed, cost.shared] for cost in [own, *self._found]]
             item.user_properties.append((PROPERTY, {"slow": slow, "costs": costs}))
         if call.excinfo is not None and str(call.excinfo.value).startswith("Timeout"):
-            for process in self._meter.started_since(self._before):
+            for process in self._meter.living() - self._before:
                 with suppress(psutil.Error):
                     process.kill()
         return (yield)
