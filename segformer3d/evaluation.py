@@ -65,6 +65,7 @@ def evaluate(
     protocol: Protocol | None = None,
     against: Rival | None = None,
     on_case: OnCase | None = None,
+    pictures: bool = True,
 ) -> Evaluation:
     """Measure a model on labelled cases and write what was found into a folder.
 
@@ -80,6 +81,7 @@ def evaluate(
         protocol: how to measure; None is the task's default.
         against: a second model of the same task.
         on_case: called after each case with the number done and the number of all.
+        pictures: whether to draw the overlays, which predicts the ranked cases once more.
 
     Raises:
         ConfigurationError: the second model is of another task.
@@ -93,7 +95,7 @@ def evaluate(
         check_comparable(task, against)
         rival = (against.name, partial(forecast_of, against.model, against.task, device, mirror))
     contest = Contest(task, protocol, forecast, rival, weights_sha256(model.state_dict()))
-    return _evaluate(contest, cases, out, seed, on_case)
+    return _evaluate(contest, cases, out, seed, on_case, pictures=pictures)
 
 
 def evaluate_predictor(
@@ -144,7 +146,15 @@ def summarise_cases(
     return tuple(structures), summarise((case.mean_dice for case in cases), seed)
 
 
-def _evaluate(contest: Contest, cases: Sequence[CaseFiles], out: Path, seed: int, on_case: OnCase | None) -> Evaluation:
+def _evaluate(
+    contest: Contest,
+    cases: Sequence[CaseFiles],
+    out: Path,
+    seed: int,
+    on_case: OnCase | None,
+    *,
+    pictures: bool = True,
+) -> Evaluation:
     measured, set_aside = measure_cases(contest, cases, on_case)
     write_text(out / "set_aside.csv", set_aside_table(set_aside))
     if not measured:
@@ -153,7 +163,8 @@ def _evaluate(contest: Contest, cases: Sequence[CaseFiles], out: Path, seed: int
     part = published_part([case for case in cases if case.name in names], contest.task.name)
     evaluation = replace(_summarise(contest, measured, set_aside, seed), published_cases=part)
     _write(evaluation, contest.task, out)
-    _draw(contest, cases, evaluation, out)
+    if pictures:
+        _draw(contest, cases, evaluation, out)
     return evaluation
 
 

@@ -180,6 +180,11 @@ def to_png(figure: Figure) -> bytes:
 
     Without the software's version in it, the same picture is the same file after an upgrade that draws it alike.
     """
+    figure.set_dpi(DPI)
+    canvas, layout = FigureCanvasAgg(figure), figure.get_layout_engine()
+    if layout is not None:  # by itself: printing would draw everything once more, for the layout alone
+        layout.execute(figure)
+        figure.set_layout_engine("none")
     content = io.BytesIO()
-    FigureCanvasAgg(figure).print_figure(content, format="png", dpi=DPI, metadata={"Software": None})
+    canvas.print_figure(content, format="png", dpi=DPI, metadata={"Software": None})
     return content.getvalue()

@@ -154,7 +154,8 @@ def _work(rival: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
     if rival["model"] is None:
         model = _train(rival, told, task, device)
         cases = find_cases(Path(told["held_out"]))
-        held_out = evaluate(model, task, cases, out, device=device, seed=told["seed"]).to_json()
+        found = evaluate(model, task, cases, out, device=device, seed=told["seed"], pictures=False)
+        held_out = found.to_json()
     else:
         model = load(Path(rival["model"]))
     places = [Path(site) for site in rival["measured_at"]]

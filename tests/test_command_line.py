@@ -26,7 +26,6 @@ from .commands import (
     Done,
     blob_case,
     command,
-    federation,
     one_line,
     run,
     run_process,
@@ -96,6 +95,7 @@ def test_sites_and_held_out_cases_are_disjoint_and_complete(finished, dataset):
     assert sum(map(len, parts)) == 16
 
 
+@pytest.mark.slow
 def test_compare_prints_three_kinds_side_by_side(dataset, config, tmp_path):
     text = simulate(dataset, config, tmp_path / "run", "--compare", "--rounds", 1).stdout
     assert re.search(r"^federated .*\n^pooled .*\n^site-1 alone .*\n^site-2 alone ", text, re.M)
@@ -104,12 +104,16 @@ def test_compare_prints_three_kinds_side_by_side(dataset, config, tmp_path):
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
-def test_a_run_that_was_stopped_in_a_round_ends_with_the_weights_of_one_that_was_not(
-    how, finished, dataset, config, tmp_path
+def test_a_run_that_was_stopped_and_met_a_full_disk_ends_with_the_weights_of_one_that_did_not(
+    how, finished, dataset, config, tmp_path, full_disk
 ):
-    out = tmp_path / "stopped"
+    """It meets the disk as it begins, is stopped once it goes on, and meets the disk again in a round."""
+    out = tmp_path / "run"
+    refused = (finished / "state-0003.safetensors").stat().st_size - 2000  # small files and the sites' data fit
+    with full_disk(refused):
+        check_the_disk_is_named(simulate(dataset, config, out, code=1), out)
     process = subprocess.Popen(
-        command(*federation(dataset, config, out)),
+        command("simulate", "--resume", out),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -127,11 +131,21 @@ def test_a_run_that_was_stopped_in_a_round_ends_with_the_weights_of_one_that_was
         assert "--resume" in errors
         assert "Traceback" not in errors
     assert not (out / "summary.json").exists()
+    with full_disk(refused):
+        check_the_disk_is_named(run("simulate", "--resume", out, code=1), out)
     run("simulate", "--resume", out)
     assert summary(out)["weights_sha256"] == summary(finished)["weights_sha256"]
     assert len((out / "rounds.jsonl").read_text().splitlines()) == 3
 
 
+def check_the_disk_is_named(done: Done, out: Path) -> None:
+    line = one_line(done)
+    assert "cannot write" in line or "disk is full" in line
+    assert not list(out.glob(".*state*"))
+    assert not (out / "summary.json").exists()
+
+
+@pytest.mark.slow
 def test_resuming_a_finished_run_changes_nothing(finished, tmp_path):
     copied = copy_of(finished, tmp_path)
     run("simulate", "--resume", copied)
@@ -227,26 +241,7 @@ def copy_of(folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(folder, tmp_path / "copy", symlinks=True))
 
 
-def test_a_full_disk_in_a_round_is_one_line_and_the_run_can_be_resumed(finished, dataset, config, tmp_path):
-    """The limit lets the sites' data and small files through, but no optimizer's state and no state of the server."""
-    size = (finished / "state-0003.safetensors").stat().st_size
-    limited = (
-        "import resource, segfed, sys; "
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size - 2000}, -1)); sys.exit(segfed.main())"
-    )
-    words = federation(dataset, config, tmp_path / "run")
-    process = subprocess.run(
-        [sys.executable, "-c", limited, *map(str, words)], capture_output=True, text=True, timeout=300, check=False
-    )
-    assert process.returncode == 1, process
-    line = one_line(Done(1, process.stdout, process.stderr))
-    assert "cannot write" in line or "disk is full" in line
-    assert not list((tmp_path / "run").glob(".*state*"))
-    run("simulate", "--resume", tmp_path / "run")
-    assert summary(tmp_path / "run")["weights_sha256"] == summary(finished)["weights_sha256"]
-
-
-def test_train_predict_and_evaluate_one_after_another(dataset, trained, tmp_path):
+def test_train_and_predict_one_after_another(dataset, trained, tmp_path):
     assert "epoch 30/30: loss" in (trained / "printed.txt").read_text()
     model = trained / "model" / "model.safetensors"
     image = dataset / "imagesTr" / "case_03.nii.gz"
@@ -254,11 +249,11 @@ def test_train_predict_and_evaluate_one_after_another(dataset, trained, tmp_path
     predicted = nib.load(tmp_path / "labels" / "case_03.nii.gz")
     assert predicted.shape == nib.load(image).shape
     assert np.array_equal(predicted.affine, nib.load(image).affine)
-    assert set(np.unique(np.asarray(predicted.dataobj))) <= {0, 1, 2}
-    run("evaluate", "--model", model, "--data", dataset, "--out", tmp_path / "scores")
-    told = json.loads((tmp_path / "scores" / "metrics.json").read_text())
-    assert told["cases"] == 16
-    assert told["mean_dice"] > 0.3
+    found, truth = (np.asarray(label.dataobj) for label in (predicted, nib.load(dataset / "labelsTr" / image.name)))
+    assert set(np.unique(found)) <= {0, 1, 2}
+    for value in (1, 2):
+        both = np.count_nonzero((found == value) & (truth == value))
+        assert 2 * both > 0.3 * (np.count_nonzero(found == value) + np.count_nonzero(truth == value))
 
 
 def test_damaged_cases_are_counted_and_never_end_a_run(make_dataset, config, tmp_path):

@@ -5,19 +5,26 @@ Oracle: the numbers of the files against each other, and against the better trai
 
 import csv
 import json
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from segformer3d.cases import find_cases
 from segformer3d.checkpoint import load, read_weights, save
+from segformer3d.loading import load_model
+from segformer3d.measuring import Contest, forecast_of, measure_cases
 from segformer3d.model import build
 from segformer3d.model_description import load_task
+from segformer3d.protocols import choose_protocol
+from segformer3d.score_tables import case_table
 from segformer3d.tasks import get_task
 from segformer3d.tensor_file import write_tensors
 
-from .commands import NORMS_KEPT, one_line, run
+from .commands import NORMS_KEPT, blob_case, one_line, run
 
 
 @pytest.fixture(scope="module")
@@ -151,42 +158,87 @@ def test_longer_training_on_hippocampi_is_better_and_the_test_says_so(shared: Pa
 
 
 @pytest.fixture(scope="module")
-def fedbn(tmp_path_factory, dataset, trained) -> Path:
+def few(tmp_path_factory, make_dataset) -> Path:
+    """Six cases for the sites of a federation, of which one is held out."""
+    return make_dataset(tmp_path_factory.mktemp("few") / "data", {f"case_{n:02d}": blob_case(n) for n in range(6)})
+
+
+@pytest.fixture(scope="module")
+def fedbn(tmp_path_factory, few, trained) -> Path:
     """A run of two sites that keep their norms."""
     folder = tmp_path_factory.mktemp("fedbn")
-    asked = ("--data", dataset, "--config", trained / "faster.toml", "--sites", 2, "--strategy", "fedbn")
+    asked = ("--data", few, "--config", trained / "faster.toml", "--sites", 2, "--strategy", "fedbn")
     run("simulate", *asked, "--rounds", 2, "--local-epochs", 5, "--parallel", 1, "--out", folder / "run")
     return folder / "run"
 
 
-def test_a_model_of_fedbn_is_used_with_the_norms_that_are_named(fedbn, dataset, tmp_path):
+@dataclass(frozen=True)
+class Evaluated:
+    """A model of FedBN with a site's norms, measured against itself with the mean of all norms."""
+
+    model: Path
+    memory: Path
+    printed: str
+    scores: Path
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory, fedbn, few) -> Evaluated:
+    model, memory = fedbn / "last.safetensors", max(fedbn.glob("work/site-1/*/memory-*.safetensors"))
+    scores = tmp_path_factory.mktemp("evaluated") / "scores"
+    asked = ("--model", model, "--norms", memory, "--against", model, "--data", few, "--out", scores)
+    return Evaluated(model, memory, run("evaluate", *asked).stdout, scores)
+
+
+def case_scores(model: Path, data: Path) -> str:
+    """What `cases.csv` says of a model, without an evaluation's pictures."""
+    loaded = load_model(model, None)
+    protocol, predict = choose_protocol(loaded.task.name), partial(forecast_of, loaded.network, loaded.task)
+    contest = Contest(loaded.task, protocol, partial(predict, torch.device("cpu"), None), None)
+    measured, _ = measure_cases(contest, find_cases(data), None)
+    names = [structure.name for structure in loaded.task.structures]
+    return case_table([case.result for case in measured], names, protocol)
+
+
+def test_a_model_of_fedbn_is_used_with_the_norms_that_are_named(evaluated, few, tmp_path):
     """Oracle: a model put together here, of the last model and a site's norms, that says nothing of norms."""
-    model, task = fedbn / "last.safetensors", load_task(fedbn / "last.safetensors")
-    memory = max(fedbn.glob("work/site-1/*/memory-*.safetensors"))
+    model, memory, task = evaluated.model, evaluated.memory, load_task(evaluated.model)
     mixed = load(model)
     own = {name.removeprefix("norms:"): value for name, value in read_weights(memory)[0].items()}
     mixed.load_state_dict({**mixed.state_dict(), **own})
     save(tmp_path / "mixed.safetensors", mixed, task)
     ways = {"mean": (model, "mean"), "own": (model, memory), "mixed": (tmp_path / "mixed.safetensors", None)}
     whose = {"mean": NORMS_KEPT, "own": f"a site's own, from {memory}", "mixed": None}
-    scores, labels = {}, {}
+    labels = {}
     for way, (path, norms) in ways.items():
         asked = () if norms is None else ("--norms", norms)
-        told = [
-            run("evaluate", "--model", path, "--data", dataset, "--out", tmp_path / f"{way}-scores", *asked).stdout,
-            run("predict", "--model", path, "--image", dataset / "imagesTr", "--out", tmp_path / way, *asked).stdout,
-        ]
+        told = run("predict", "--model", path, "--image", few / "imagesTr", "--out", tmp_path / way, *asked).stdout
+        lines = [line for line in told.splitlines() if "norms are" in line]
+        assert lines == [f"{path}: its norms are {whose[way]}"] * (norms is not None)
         run("export", path, "--out", tmp_path / f"{way}-export", *asked)
         card = (tmp_path / f"{way}-export" / "MODEL_CARD.md").read_text()
-        report = (tmp_path / f"{way}-scores" / "report.html").read_text()
-        lines = [line for text in told for line in text.splitlines() if "norms are" in line]
-        assert lines == [f"{path}: its norms are {whose[way]}"] * 2 * (norms is not None)
-        assert (f"- Its norms are {whose[way]}." in card) == (norms is not None)
-        assert ("norms of the model" in report) == (norms is not None)
-        scores[way] = (tmp_path / f"{way}-scores" / "cases.csv").read_text()
+        assert [line for line in card.splitlines() if "orms are" in line] == (
+            [f"- Its norms are {whose[way]}."] if norms is not None else []
+        )
         labels[way] = [path.read_bytes() for path in sorted((tmp_path / way).glob("*.nii.gz"))]
-    assert scores["own"] == scores["mixed"] != scores["mean"]
     assert labels["own"] == labels["mixed"] != labels["mean"]
+    scores = (evaluated.scores / "cases.csv").read_text()
+    assert scores == case_scores(tmp_path / "mixed.safetensors", few)
+    assert scores != (evaluated.scores / "cases_against.csv").read_text()
+
+
+def test_an_evaluation_says_whose_norms_it_used(evaluated, compared):
+    """The second model has the mean."""
+    told, model = [line for line in evaluated.printed.splitlines() if "norms are" in line], evaluated.model
+    whose = (f"a site's own, from {evaluated.memory}", NORMS_KEPT)
+    assert told == [f"{model}: its norms are {words}" for words in whose]
+    facts = (evaluated.scores / "report.md").read_text()
+    assert f"- norms of the model: {whose[0]}" in facts.replace("`", "")
+    assert f"- norms of the second model: {NORMS_KEPT}" in facts
+    assert "norms of the" in (evaluated.scores / "report.html").read_text()
+    difference = json.loads((evaluated.scores / "comparison.json").read_text())["differences"][0]["difference"]
+    assert difference["mean"] != 0
+    assert "norms of the" not in (compared[0] / "report.html").read_text(), "of models that share theirs"
 
 
 def test_a_model_of_fedbn_without_a_choice_of_norms_is_refused(fedbn, models, dataset, tmp_path):
@@ -207,14 +259,3 @@ def test_a_model_of_fedbn_without_a_choice_of_norms_is_refused(fedbn, models, da
     write_tensors(other, {"norms:encoder.norm.weight": np.zeros(3, np.float32)}, {})
     assert "another architecture" in one_line(run("evaluate", *asked, other, code=1))
     assert not any((tmp_path / name).exists() for name in "abcde")
-
-
-def test_a_second_model_of_fedbn_is_measured_with_the_mean(fedbn, dataset, tmp_path):
-    model, memory = fedbn / "last.safetensors", max(fedbn.glob("work/site-1/*/memory-*.safetensors"))
-    asked = ("--model", model, "--norms", memory, "--against", model, "--data", dataset, "--out", tmp_path / "scores")
-    told = [line for line in run("evaluate", *asked).stdout.splitlines() if "norms are" in line]
-    assert told == [f"{model}: its norms are {whose}" for whose in (f"a site's own, from {memory}", NORMS_KEPT)]
-    difference = json.loads((tmp_path / "scores" / "comparison.json").read_text())["differences"][0]["difference"]
-    assert difference["mean"] != 0
-    facts = (tmp_path / "scores" / "report.md").read_text()
-    assert f"- norms of the second model: {NORMS_KEPT}" in facts

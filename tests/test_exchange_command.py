@@ -5,6 +5,7 @@ Oracles: bits, and the sizes of the messages of an fp32 run.
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -56,6 +57,17 @@ def test_worker_processes_and_ray_give_the_same_weights_to_the_last_bit(words, t
         assert summary(tmp_path / folder)["weights_sha256"] == expected, folder
 
 
+def test_a_run_whose_last_round_was_cut_off_ends_with_the_weights_of_one_that_was_whole(compact, tmp_path):
+    """As a kill leaves it when the sites have answered and the server has not put their answers together."""
+    out = Path(shutil.copytree(compact, tmp_path / "cut", symlinks=True))
+    assert len(list(out.glob("work/site-?/*/residual-0003.safetensors"))) == 2
+    for name in ("state-0003.safetensors", "last.safetensors", "result.json", "summary.json", "report.html"):
+        (out / name).unlink()
+    run("simulate", "--resume", out)
+    assert summary(out)["weights_sha256"] == summary(compact)["weights_sha256"]
+
+
+@pytest.mark.slow
 def test_a_run_that_was_killed_in_a_round_ends_with_the_weights_of_one_that_was_not(compact, words, tmp_path):
     out = tmp_path / "stopped"
     process = subprocess.Popen(

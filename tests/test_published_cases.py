@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from segformer3d.cases import find_cases
 from segformer3d.checkpoint import save
-from segformer3d.held_out import held_out_of
+from segformer3d.comparability import published_part, why_not_comparable
+from segformer3d.held_out import held_out_of, published_cases
 from segformer3d.loading import load_model
 from segformer3d.model import build
 from segformer3d.model_description import load_task
+from segformer3d.protocols import choose_protocol
 from segformer3d.tasks import adjust, get_task
 from tests.commands import TINY, one_line, run
 
@@ -105,13 +108,6 @@ def test_ones_own_task_does_not_train_on_them_either(tmp_path: Path, hearts: Pat
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
-def test_the_published_cases_are_what_is_measured(tmp_path: Path, hearts: Path, model: Path) -> None:
-    run("evaluate", "--model", model, "--data", hearts, "--cases", "published", "--out", tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["cases"] == 40
-    names = {line.partition("_")[0] for line in (tmp_path / "out" / "cases.csv").read_text().splitlines()[1:]}
-    assert names == set(PATIENTS)
-
-
 def measured(out: Path) -> tuple[dict[str, Any], str, str]:
     """The `metrics.json` of an evaluation, what its report says of published rows, and of the cases."""
     report = (out / "report.md").read_text()
@@ -122,12 +118,10 @@ def measured(out: Path) -> tuple[dict[str, Any], str, str]:
     return json.loads((out / "metrics.json").read_text()), said[0], cases[0]
 
 
-def test_only_the_same_protocol_on_the_same_cases_is_called_comparable(
-    tmp_path: Path, hearts: Path, model: Path
-) -> None:
-    """Three times the same model: as the papers do, by their protocol on more cases, and on their cases by another."""
-    words = ["evaluate", "--model", model, "--data", hearts]
-    same = run(*words, "--cases", "published", "--protocol", "published", "--out", tmp_path / "same").stdout
+def test_the_same_protocol_on_the_same_cases_is_called_comparable(tmp_path: Path, hearts: Path, model: Path) -> None:
+    """As the papers do: on the published cases alone, of all that are there."""
+    words = ["evaluate", "--model", model, "--data", hearts, "--cases", "published", "--protocol", "published"]
+    same = run(*words, "--out", tmp_path / "same").stdout
     told, said, cases = measured(tmp_path / "same")
     assert said == "This model was measured by the same protocol, on exactly the cases that it holds out."
     assert told["comparable_with_published"] is True
@@ -135,37 +129,44 @@ def test_only_the_same_protocol_on_the_same_cases_is_called_comparable(
     assert told["published_cases"]["exact"] is True
     assert "published (--cases): 40 used, 0 set aside; 20 of the 20 held-out patients" in cases
     assert "not comparable" not in same
-
-    more = run(*words, "--protocol", "published", "--out", tmp_path / "more").stdout
-    told, said, cases = measured(tmp_path / "more")
-    assert "same protocol" not in said
-    assert "20 of the 20 held-out patients of the published acdc protocol, 0 missing or incomplete, 8 cases" in said
-    assert "--cases published takes exactly these" in said
-    assert told["comparable_with_published"] is False
-    assert told["published_cases"]["others"] == 8
-    assert "all (--cases): 48 used" in cases
-    assert "this model is not comparable" in " ".join(more.split())
-
-    run(*words, "--cases", "published", "--out", tmp_path / "whole")
-    told, said, _ = measured(tmp_path / "whole")
-    assert "not comparable" in said
-    assert "measured by another protocol (--protocol published measures as the papers do)" in said
-    assert told["comparable_with_published"] is False
+    assert told["cases"] == 40
+    names = {line.partition("_")[0] for line in (tmp_path / "same" / "cases.csv").read_text().splitlines()[1:]}
+    assert names == set(PATIENTS)
 
 
-def test_held_out_cases_that_were_set_aside_are_missing(tmp_path: Path, model: Path) -> None:
-    folder = write_hearts(tmp_path / "data", PATIENTS)
+def test_other_cases_and_fewer_of_them_are_not_called_comparable(tmp_path: Path, model: Path) -> None:
+    """The papers' protocol on more cases, of which one that they hold out is damaged."""
+    folder = write_hearts(tmp_path / "data", (*PATIENTS, *FREE))
     (folder / PATIENTS[0] / f"{PATIENTS[0]}_frame01.nii.gz").write_bytes(b"no image")
     strata = tmp_path / "scanners.csv"
-    names = [f"{patient}_{frame}" for patient in PATIENTS for frame in ("frame01", "frame12")]
+    names = [f"{patient}_{frame}" for patient in (*PATIENTS, *FREE) for frame in ("frame01", "frame12")]
     strata.write_text("case,scanner\n" + "".join(f"{name},GE\n" for name in names))
-    words = ["evaluate", "--model", model, "--data", folder, "--cases", "published", "--protocol", "published"]
-    run(*words, "--strata", strata, "--out", tmp_path / "out")
-    told, said, cases = measured(tmp_path / "out")
+    words = ["evaluate", "--model", model, "--data", folder, "--protocol", "published", "--strata", strata]
+    more = run(*words, "--out", tmp_path / "more").stdout
+    told, said, cases = measured(tmp_path / "more")
+    assert "same protocol" not in said
+    assert "of the 20 held-out patients of the published acdc protocol, 1 missing or incomplete, 8 cases" in said
+    assert "--cases published takes exactly these" in said
+    assert told["comparable_with_published"] is False
     assert told["published_cases"]["missing"] == 1
-    assert "1 missing or incomplete, 0 cases that it does not hold out" in said
-    assert "39 used, 1 set aside" in cases
-    assert f"groups of cases: `{strata}`" in (tmp_path / "out" / "report.md").read_text().replace("**", "")
+    assert told["published_cases"]["others"] == 8
+    assert "all (--cases): 47 used, 1 set aside" in cases
+    assert "this model is not comparable" in " ".join(more.split())
+    assert f"groups of cases: `{strata}`" in (tmp_path / "more" / "report.md").read_text().replace("**", "")
+
+
+def test_one_case_more_or_less_is_not_comparable_and_neither_is_another_protocol(hearts: Path) -> None:
+    """Of the cases alone, without measuring them."""
+    protocol, found = choose_protocol("acdc", "published"), find_cases(hearts)
+    cases = published_cases(hearts, found, "acdc")
+    assert why_not_comparable(protocol, published_part(cases, "acdc")) == ""
+    for others, said in (
+        (found, "20 of the 20 held-out patients of the published acdc protocol, 0 missing or incomplete, 8 cases"),
+        (cases[1:], "1 missing or incomplete, 0 cases that it does not hold out"),
+    ):
+        assert said in why_not_comparable(protocol, published_part(others, "acdc"))
+    why = why_not_comparable(choose_protocol("acdc"), published_part(cases, "acdc"))
+    assert why == "it was measured by another protocol (--protocol published measures as the papers do)"
 
 
 def test_published_cases_that_are_not_complete_are_not_measured(tmp_path: Path, model: Path) -> None:
@@ -196,10 +197,11 @@ def test_ones_own_task_is_trained_evaluated_and_simulated(tmp_path: Path, config
     run("train", *asked, "--epochs", 1, "--out", tmp_path / "model")
     model = tmp_path / "model" / "model.safetensors"
     assert [s.name for s in load_task(model).structures] == ["left ventricle"]
-    run("evaluate", "--model", model, "--data", folder, "--task", task, "--out", tmp_path / "scores")
-    assert list(json.loads((tmp_path / "scores" / "metrics.json").read_text())["classes"]) == ["left ventricle"]
+    assert load_model(model, str(task)).task == load_task(model)
     run("simulate", *asked, "--sites", 2, "--rounds", 1, "--parallel", 1, "--out", tmp_path / "run")
     assert load_task(tmp_path / "run" / "last.safetensors").name == "left-ventricle"
+    scores = json.loads((tmp_path / "run" / "evaluation" / "metrics.json").read_text())
+    assert list(scores["classes"]) == ["left ventricle"]
     task.write_text(task.read_text().replace("labels = [3]", "labels = [5]"))
     line = one_line(run("train", *asked, "--out", tmp_path / "no", code=1))
     assert f"{task}: structure 'left ventricle' of task 'left-ventricle' must use labels of" in line
@@ -232,15 +234,8 @@ def test_a_model_of_one_brats_is_measured_on_the_labels_of_another(tmp_path: Pat
     torch.manual_seed(0)
     save(tmp_path / "model.safetensors", build(older.model, older.output_bias), older)
     write_brats_2023(tmp_path / "data", "BraTS-GLI-00001-000")
-    asked = [
-        "evaluate",
-        "--model",
-        tmp_path / "model.safetensors",
-        "--data",
-        tmp_path / "data",
-        "--out",
-        tmp_path / "out",
-    ]
+    asked = ["evaluate", "--model", tmp_path / "model.safetensors", "--data", tmp_path / "data"]
+    asked += ["--out", tmp_path / "out"]
     task = load_model(tmp_path / "model.safetensors", "brats2023").task
     assert task.label_values == get_task("brats2023").label_values
     assert (task.patch, task.model) == (older.patch, older.model), "windows are those that the model was trained with"

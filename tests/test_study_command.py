@@ -1,13 +1,15 @@
 """Strategies side by side: real runs of a tiny federation, their table and figure, stopped and gone on with."""
 
+import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import time
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -22,88 +24,157 @@ from simulations.outcomes import POOLED, Outcome, outcome_of
 from simulations.sharing import Sharing
 from simulations.study import Study, asked_for, study_from_json
 from simulations.study_report import gains_of, lines_of, reached, spread_of, targets_of, write_study_report
-from tests.commands import NORMS_KEPT, TINY, blob_case, command, one_line, run, summary, wait_for
+from simulations.study_runs import _runs_of, _watched
+from tests.commands import NORMS_KEPT, TINY, Done, blob_case, command, one_line, run, summary, wait_for
+from tests.ctrl_c import ctrl_c_when
 
 MIXED = "compared/personal-site-1/model.safetensors"
 
 
+@dataclass(frozen=True)
+class Played:
+    """A study that was stopped, in which a run then failed, and which ended at last; and what it said each time."""
+
+    folder: Path
+    stopped: Done
+    failed: Done
+    ended: Done
+    second_written: int  # when the second run's summary was, while the first failed
+
+
 @pytest.fixture(scope="module")
-def study(tmp_path_factory, dataset, config, trained) -> Path:
-    """Two strategies, two seeds, two sites, two rounds, from a model that finds some of what it looks for.
+def asked(tmp_path_factory, dataset, config, trained) -> list[object]:
+    """Two sites, two rounds, and one site at a time: no workers have to start."""
+    start = shutil.copy(trained / "model" / "model.safetensors", tmp_path_factory.mktemp("start"))
+    words = ["--start", start, "--data", dataset, "--config", config, "--sites", 2, "--rounds", 2, "--parallel", 1]
+    return ["simulate", *words]
 
-    One site at a time: no workers have to start.
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory, asked) -> Played:
+    """Two seeds of one strategy, from a model that finds some of what it looks for.
+
+    Somebody presses Ctrl-C in the first run. Its record is damaged when the study goes on, and whole again when it goes
+    on once more; the second run was killed before its first file.
     """
-    folder = tmp_path_factory.mktemp("study")
-    model = shutil.copy(trained / "model" / "model.safetensors", folder / "start.safetensors")
-    words = ["--start", model, "--data", dataset, "--config", config, "--sites", 2, "--rounds", 2, "--parallel", 1]
-    done = run("simulate", *words, "--strategy", "fedavg,fedprox", "--seeds", 2, "--out", folder / "out")
-    (folder / "printed.txt").write_text(done.stdout)
-    return folder / "out"
+    out = tmp_path_factory.mktemp("study") / "out"
+    first, second = (out / "runs" / f"fedavg-seed-{seed}" for seed in range(2))
+    with ctrl_c_when(first / "state-0001.safetensors"):
+        stopped = run(*asked, "--seeds", 2, "--out", out, code=130)
+    second.mkdir()
+    second.joinpath(f".{'0a' * 16}.run.json").touch()  # what is half written has a name of its own kind
+    record = first.joinpath("run.json").read_text()
+    first.joinpath("run.json").write_text("{}")
+    failed = run("simulate", "--resume", out, code=1)
+    written = second.joinpath("summary.json").stat().st_mtime_ns
+    first.joinpath("run.json").write_text(record)
+    start = Path(json.loads(record)["settings"]["start"])
+    away = start.rename(start.with_name("away"))  # a run has a copy of what it began with
+    ended = run("simulate", "--resume", out)
+    away.rename(start)
+    return Played(out, stopped, failed, ended, written)
 
 
-def test_every_combination_is_a_run_and_one_table_ends_it(study: Path) -> None:
-    names = {f"{name}-seed-{seed}" for name in ("fedavg", "fedprox") for seed in (0, 1)}
+@pytest.fixture(scope="module")
+def study(played: Played) -> Path:
+    return played.folder
+
+
+def test_every_seed_is_a_run_and_one_table_ends_it(study: Path, played: Played) -> None:
+    names = {f"fedavg-seed-{seed}" for seed in (0, 1)}
     assert {path.name for path in (study / "runs").iterdir()} == names
-    told = json.loads((study / "outcomes.json").read_text())
-    assert [line["label"] for line in told["lines"]] == ["fedavg", "fedprox", POOLED]
-    assert all(0 < each[score] < 1 for each in told["runs"] for score in ("dice", "worst")), "pooled has the same start"
-    for line in told["lines"]:
-        own = [each for each in told["runs"] if each["label"] == line["label"]]
-        assert line["dice"]["mean"] == pytest.approx(sum(each["dice"] for each in own) / 2)
-        assert line["dice"]["low"] <= line["dice"]["mean"] <= line["dice"]["high"]
-    printed, text = (study.parent / "printed.txt").read_text(), (study / "study.md").read_text()
-    assert [gain["label"] for gain in told["gains"]] == ["fedprox", POOLED]
+    check_outcomes(study, ["fedavg", POOLED])
+    printed, text = played.ended.stdout, (study / "study.md").read_text()
     assert "\n## Gain on fedavg, seed by seed\n" in text
     assert "Gain on fedavg, seed by seed" in printed
     for said in (printed, text):
-        assert "fedprox" in said
         assert "worst site" in said
         assert "pooled" in said
         assert "until their mean validation Dice first reached the target: 0." in said
         assert "(seed 0), 0." in said
     assert text.startswith("# Mean Dice on held-out cases\n")
-    assert set(told["target_dice"]) == {"0", "1"}
     assert (study / "study.png").read_bytes().startswith(b"\x89PNG")
+    assert site_one(study, "fedavg-seed-0") != site_one(study, "fedavg-seed-1")
 
 
-def test_seeds_are_shared_and_differ_from_each_other(study: Path) -> None:
+def check_outcomes(study: Path, labels: list[str]) -> None:
+    """Every combination's spread is that of its seeds, and all gain on the first."""
+    told = json.loads((study / "outcomes.json").read_text())
+    assert [line["label"] for line in told["lines"]] == labels
+    assert [gain["label"] for gain in told["gains"]] == labels[1:]
+    assert all(0 < each[score] < 1 for each in told["runs"] for score in ("dice", "worst")), "pooled has the same start"
+    for line in told["lines"]:
+        own = [each for each in told["runs"] if each["label"] == line["label"]]
+        assert line["dice"]["mean"] == pytest.approx(sum(each["dice"] for each in own) / 2)
+        assert line["dice"]["low"] <= line["dice"]["mean"] <= line["dice"]["high"]
+    assert set(told["target_dice"]) == {"0", "1"}
+
+
+def site_one(study: Path, name: str) -> str:
+    return (study / "runs" / name / "sites" / "site-1" / "dataset.json").read_text()
+
+
+@pytest.mark.slow
+def test_every_combination_is_a_run_and_seeds_are_shared(asked, tmp_path: Path) -> None:
+    study = tmp_path / "out"
+    printed = run(*asked, "--strategy", "fedavg,fedprox", "--seeds", 2, "--out", study).stdout
+    names = {f"{name}-seed-{seed}" for name in ("fedavg", "fedprox") for seed in (0, 1)}
+    assert {path.name for path in (study / "runs").iterdir()} == names
+    check_outcomes(study, ["fedavg", "fedprox", POOLED])
+    assert "fedprox" in printed
+
     def cases(name: str) -> list[str]:
         return sorted(path.name for path in (study / "runs" / name / "sites").rglob("*.nii.gz"))
 
-    def site_one(name: str) -> str:
-        return (study / "runs" / name / "sites" / "site-1" / "dataset.json").read_text()
-
     assert cases("fedavg-seed-0") == cases("fedprox-seed-1")
-    assert site_one("fedavg-seed-0") == site_one("fedprox-seed-0")
-    assert site_one("fedavg-seed-0") != site_one("fedavg-seed-1")
+    for seed in (0, 1):
+        assert site_one(study, f"fedavg-seed-{seed}") == site_one(study, f"fedprox-seed-{seed}")
+    assert site_one(study, "fedavg-seed-0") != site_one(study, "fedavg-seed-1")
 
 
-def test_a_study_goes_on_where_it_stopped(study: Path) -> None:
-    gone = study / "runs" / "fedprox-seed-1" / "summary.json"
-    before, kept = gone.read_text(), study / "runs" / "fedavg-seed-0" / "summary.json"
-    stamp = kept.stat().st_mtime_ns
-    page = gone.with_name("report.html")
-    page.unlink()  # what a run writes last: its report may be missing when its numbers are there
-    begun = study.parent / "start.safetensors"
-    away = begun.rename(begun.with_name("away"))  # a run has a copy of what it began with
-    run("simulate", "--resume", study)
-    away.rename(begun)
-    assert page.is_file()
-    assert json.loads(gone.read_text())["weights_sha256"] == json.loads(before)["weights_sha256"]
-    assert kept.stat().st_mtime_ns == stamp, "finished runs are not played again"
+def test_runs_of_a_study_differ_in_what_is_compared_and_in_their_seed_alone() -> None:
+    study = asked_for({"data": "data", "strategy": "fedavg,fedprox", "exchange": "fp32,int8", "seed": 3, "seeds": 2})
+    assert isinstance(study, Study)
+    runs = _runs_of(study, Path("out"))
+    found = {run.place.name: (run.settings.strategy.name, run.settings.exchange, run.settings.seed) for run in runs}
+    assert found == {
+        f"{strategy}-{exchange}-seed-{seed}": (strategy, exchange, seed)
+        for strategy, exchange, seed in itertools.product(("fedavg", "fedprox"), ("fp32", "int8"), (3, 4))
+    }
+    alike = {"strategy": study.strategies[0], "exchange": "fp32", "seed": 0}
+    assert len({json.dumps(replace(run.settings, **alike).to_json()) for run in runs}) == 1
 
 
-def test_a_kill_before_a_runs_first_file_is_in_nobodys_way(study: Path, tmp_path: Path) -> None:
-    """What is half written then has a name of its own kind; any other file is somebody's."""
+def test_a_study_goes_on_where_it_stopped(played: Played) -> None:
+    hint = f"nothing that was finished is lost; go on with: segfed simulate --resume {played.folder}"
+    assert played.stopped.stderr == f"segfed: stopped; {hint}\n"
+    for done, runs in (
+        (played.stopped, ["run 1 of 2: fedavg, seed 0"]),
+        (played.failed, ["run 1 of 2: fedavg, seed 0", "run 2 of 2: fedavg, seed 1"]),
+        (played.ended, ["run 1 of 1: fedavg, seed 0"]),
+    ):
+        assert re.findall(r"run \d of \d: fedavg, seed \d", done.stdout) == runs
+    second = played.folder / "runs" / "fedavg-seed-1" / "summary.json"
+    assert second.stat().st_mtime_ns == played.second_written, "finished runs are not played again"
+    assert [len(rounds.read_text().splitlines()) for rounds in played.folder.glob("runs/*/rounds.jsonl")] == [2] * 2
+    assert not list(played.folder.rglob(".*")), "what was half written"
+
+
+def test_a_run_that_fails_is_in_no_others_way(played: Played) -> None:
+    line, hint = one_line(played.failed), f" (the study goes on with: segfed simulate --resume {played.folder})"
+    assert line.startswith("segfed: fedavg, seed 0: ")
+    assert line.endswith(hint)
+    assert line.removeprefix("segfed: ").removesuffix(hint) in played.failed.stdout
+    assert "run 2 of 2: fedavg, seed 1" in played.failed.stdout
+    assert "all data pooled" not in played.failed.stdout
+    assert "all data pooled" in played.ended.stdout
+
+
+def test_a_run_without_report_or_record_is_somebodys(study: Path, tmp_path: Path) -> None:
+    """It is not finished, and not begun anew over what is there."""
     study = Path(shutil.copytree(study, tmp_path / "study", symlinks=True))
-    place = study / "runs" / "fedprox-seed-1"
-    kept = place.rename(tmp_path / "kept")
-    place.mkdir()
-    place.joinpath(f".{'0a' * 16}.run.json").touch()
-    run("simulate", "--resume", study)
-    assert summary(place)["weights_sha256"] == summary(kept)["weights_sha256"]
     for name in ("run.json", "report.html"):
-        place.joinpath(name).unlink()
+        study.joinpath("runs", "fedavg-seed-1", name).unlink()
     assert "is not empty" in one_line(run("simulate", "--resume", study, code=1))
 
 
@@ -153,21 +224,51 @@ def rounds_of(place: Path) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-def test_a_run_that_fails_is_in_no_others_way(study: Path, tmp_path: Path) -> None:
+def in_two_processes(study: Path, tmp_path: Path) -> Path:
+    """A copy of a study that plays two runs at once."""
     study = Path(shutil.copytree(study, tmp_path / "study", symlinks=True))
     described = json.loads((study / "study.json").read_text())
     described["sharing"] = {"runs": 2, "sites": 1, "threads": 1}
     (study / "study.json").write_text(json.dumps(described))
-    failing, other = (study / "runs" / f"fedprox-seed-{seed}" for seed in range(2))
+    return study
+
+
+def test_a_run_in_a_process_of_its_own_fails_there(study: Path, tmp_path: Path) -> None:
+    study = in_two_processes(study, tmp_path)
+    failing = study / "runs" / "fedavg-seed-0"
+    failing.joinpath("report.html").unlink()
+    failing.joinpath("run.json").write_text("{}")
+    done = run("simulate", "--resume", study, code=1)
+    line = one_line(done)
+    assert line.startswith("segfed: fedavg, seed 0: ")
+    assert line.endswith(f"(the study goes on with: segfed simulate --resume {study})")
+    assert "1 run, 1 at once, each with 1 site at a time" in done.stdout
+    assert "fedavg, seed 0: " in (study / "logs" / "fedavg-seed-0.log").read_text()
+
+
+def test_runs_that_end_in_their_processes_are_told(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = _runs_of(study_from_json(json.loads((study / "study.json").read_text())), study)
+    with _watched(make_console(), runs):
+        pass
+    told = capsys.readouterr().out
+    for seed in range(2):
+        dice = summary(study / "runs" / f"fedavg-seed-{seed}")["mean_dice"]
+        assert f"fedavg, seed {seed}: mean Dice {dice:.4f} ({seed + 1} of 2)" in told
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_is_in_no_others_way_in_processes(study: Path, tmp_path: Path) -> None:
+    study = in_two_processes(study, tmp_path)
+    failing, other = (study / "runs" / f"fedavg-seed-{seed}" for seed in range(2))
     for place in (failing, other):
         place.joinpath("report.html").unlink()
     failing.joinpath("run.json").write_text("{}")
     done = run("simulate", "--resume", study, code=1)
-    assert "segfed: fedprox, seed 0: " in one_line(done)
-    assert f"(the study goes on with: segfed simulate --resume {study})" in one_line(done)
+    assert "segfed: fedavg, seed 0: " in one_line(done)
     assert "2 runs, 2 at once" in done.stdout
-    assert f"fedprox, seed 1: mean Dice {summary(other)['mean_dice']:.4f} (1 of 2)" in done.stdout
-    assert "fedprox, seed 0: " in (study / "logs" / "fedprox-seed-0.log").read_text()
+    assert f"fedavg, seed 1: mean Dice {summary(other)['mean_dice']:.4f} (1 of 2)" in done.stdout
+    assert "fedavg, seed 0: " in (study / "logs" / "fedavg-seed-0.log").read_text()
+    assert other.joinpath("report.html").is_file()
 
 
 @pytest.mark.slow
@@ -176,12 +277,12 @@ def test_a_run_whose_process_dies_is_told_with_a_remedy(study: Path, tmp_path: P
     described = json.loads((study / "study.json").read_text())
     described["sharing"] = {"runs": 2, "sites": 2, "threads": 1}
     (study / "study.json").write_text(json.dumps(described))
-    shutil.rmtree(study / "runs" / "fedprox-seed-0")
+    shutil.rmtree(study / "runs" / "fedavg-seed-0")
     process = subprocess.Popen(
         command("simulate", "--resume", study), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
-        wait_for(study / "logs" / "fedprox-seed-0.log", process)
+        wait_for(study / "logs" / "fedavg-seed-0.log", process)
         for child in psutil.Process(process.pid).children():
             if "resource_tracker" not in " ".join(child.cmdline()):
                 child.kill()
@@ -356,8 +457,12 @@ def test_the_report_says_of_which_model_its_numbers_are(tmp_path: Path) -> None:
     asked = {"data": "data", "strategy": "fedavg,fedbn,ditto", "scenario": "hostile-sign", "sites": 8, "parallel": 1}
     study = asked_for(asked)
     assert isinstance(study, Study)
-    write_study_report(make_console(), study, [outcome("fedavg", 0, 0.8, (1, 1, 0.8))], tmp_path)
+    told = [outcome("fedavg", 0, 0.8, (1, 1, 0.8)), outcome("fedbn", 0, 0.9, (1, 1, 0.9)), outcome(POOLED, 0, 0.7)]
+    write_study_report(make_console(), study, told, tmp_path)
     text = (tmp_path / "study.md").read_text()
+    assert text.index("| fedavg | 0.800 | 0.700 |") < text.index("| fedbn | 0.900 | 0.800 |") < text.index("| pooled |")
+    gains = text.partition("\n## Gain on fedavg, seed by seed\n")[2]
+    assert gains.index("| fedbn | +0.100 | +0.100 |") < gains.index("| pooled | -0.100 | -0.100 |")
     assert f"- fedbn: the norms of the model are {NORMS_KEPT}.\n" in text
     assert "- ditto: the worst site is by the sites' personal models; all else is of the global model.\n" in text
     assert "- site-8 is hostile: it counts for no worst site and no target" in text

@@ -13,6 +13,7 @@ Where no grid is fine enough, moments of whole orders (RDP) and the same steps w
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -178,14 +179,22 @@ def _moments_epsilon(events: Sequence["Event"], delta: float) -> float:
 
 def _moments(events: Sequence["Event"]) -> list[tuple[float, float]]:
     """Orders, and ln E[exp(order * loss)] of all events together."""
-    return [(alpha - 1.0, math.fsum(each.steps * _renyi_moment(each, alpha) for each in events)) for alpha in _ALPHAS]
+    each_step = [(each.steps, _renyi_moments(each.sampling_rate, each.noise_multiplier)) for each in events]
+    return [
+        (alpha - 1.0, math.fsum(steps * moments[number] for steps, moments in each_step))
+        for number, alpha in enumerate(_ALPHAS)
+    ]
 
 
-def _renyi_moment(event: "Event", alpha: int) -> float:
+@lru_cache(maxsize=256)  # a ledger asks about the same steps again and again
+def _renyi_moments(sampling_rate: float, noise_multiplier: float) -> tuple[float, ...]:
+    return tuple(_renyi_moment(sampling_rate, noise_multiplier, alpha) for alpha in _ALPHAS)
+
+
+def _renyi_moment(q: float, z: float, alpha: int) -> float:
     """Ln E[exp((alpha - 1) * loss)] of a removal, for a whole alpha: section 3.3 of Mironov, Talwar and Zhang 2019."""
     from scipy.special import gammaln
 
-    q, z = event.sampling_rate, event.noise_multiplier
     if q == 1:
         return alpha * (alpha - 1) / 2 / z / z
     k = np.arange(alpha + 1.0)

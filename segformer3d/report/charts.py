@@ -79,15 +79,19 @@ class Bar:
 
 
 def chart(name: str, draw: Draw, height: float, alternative: str, caption: str) -> Picture:
-    """A picture of one set of axes, `height` inches high, drawn in both themes."""
-    light, dark = (_png(draw, height, theme) for theme in (ON_PAPER, ON_SCREEN))
+    """A picture of one set of axes, `height` inches high, drawn in both themes: what differs are colours only."""
+    place = None  # of the axes; working it out takes longer than drawing
+    pngs = []
+    for theme in (ON_PAPER, ON_SCREEN):
+        figure = Figure(figsize=(WIDTH, height), facecolor=theme.paper, layout="none" if place else "constrained")
+        axes = figure.subplots()
+        if place:
+            axes.set_position(place)
+        draw(axes, theme)
+        pngs.append(to_png(figure))
+        place = axes.get_position()
+    light, dark = pngs
     return Picture(name, light, alternative, caption, dark)
-
-
-def _png(draw: Draw, height: float, theme: Theme) -> bytes:
-    figure = Figure(figsize=(WIDTH, height), facecolor=theme.paper, layout="constrained")
-    draw(figure.subplots(), theme)
-    return to_png(figure)
 
 
 def round_curves(path: Path, rounds: Sequence[RoundPoint]) -> None:

@@ -1,8 +1,7 @@
 """The ClientApp with a real site: real files, real training. Oracles: determinism, and what may not leave the site."""
 
-import resource
-import subprocess
-import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -186,25 +185,13 @@ def test_a_round_beyond_the_last_is_refused(site: SiteSettings) -> None:
     assert "its settings do not fit this run" in failure(ask(site, train_message(5)))
 
 
-FULL_DISK = f"""
-import resource, signal, sys
-from pathlib import Path
-from client.app import make_client_app
-from client.site import SiteSettings
-from tests.client.tiny_site import *
-site = SiteSettings("site-1", Path(sys.argv[1]), Path(sys.argv[2]), "cpu", 1)
-app = make_client_app(lambda context: site)
-assert app(prepare_message(), context_of()).has_content()
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, {resource.RLIM_INFINITY}))
-print(app(train_message(), context_of()).error.reason)
-"""
+FullDisk = Callable[[int], AbstractContextManager[None]]
 
 
-def test_a_disk_that_is_full_is_named_and_leaves_no_half_file(site: SiteSettings) -> None:
+def test_a_disk_that_is_full_is_named_and_leaves_no_half_file(site: SiteSettings, full_disk: FullDisk) -> None:
     """A real write that the kernel refuses: the process may not write files beyond 20 kB."""
-    arguments = [sys.executable, "-c", FULL_DISK, str(site.data), str(site.work)]
-    root = Path(__file__).parents[2]
-    done = subprocess.run(arguments, check=True, capture_output=True, cwd=root)
-    assert done.stdout.decode().strip() == "site-1 could not train: its disk is full; free space at the site"
+    assert ask(site, prepare_message()).has_content()
+    with full_disk(20_000):
+        reply = ask(site, train_message())
+    assert failure(reply) == "site-1 could not train: its disk is full; free space at the site"
     assert list((site.work / RUN).iterdir()) == []

@@ -1,11 +1,11 @@
-"""One federation, simulated once and running between processes for all tests of this folder."""
+"""A federation, simulated once and running between processes for all tests of this folder, and a larger one."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from .federation import Simulated, simulate
+from .federation import LARGER, Simulated, simulate
 from .rig import Rig
 
 
@@ -13,6 +13,12 @@ from .rig import Rig
 def simulated(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Simulated:
     """The federation on one machine."""
     return simulate(shared / "data" / "hippocampus", tmp_path_factory.mktemp("simulated"))
+
+
+@pytest.fixture(scope="session")
+def larger(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Simulated:
+    """The larger federation on one machine."""
+    return simulate(shared / "data" / "hippocampus", tmp_path_factory.mktemp("larger"), **LARGER)
 
 
 @pytest.fixture(scope="package")

@@ -31,7 +31,7 @@ KINDS = {
     "ClientApp": (VICTIM, "client.worker"),
 }
 PHASES = ("before the round", "training", "the reply travels", "aggregating", "between rounds")
-LONGER: Mapping[str, int | str] = {"local_epochs": 25}  # so many passes that training takes seconds
+LONGER: Mapping[str, int | str] = {"rounds": 3, "local_epochs": 25}  # so many passes that training takes seconds
 
 
 @dataclass(frozen=True)

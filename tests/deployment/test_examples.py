@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from .federation import Simulated, federation_file
+from .federation import SITES, Simulated, federation_file
 from .kill_matrix import same_weights
 from .rig import ROOT, Rig
 
 EXAMPLES = ROOT / "docs" / "examples"
+LAST = f"site-{SITES}"
 SEGFED = Path(sys.executable).parent / "segfed"
 # As systemd's ProtectSystem=strict and PrivateTmp: all is read-only but one folder (and devices, and the kernel's own
 # file systems), with an empty place for temporary files.
@@ -45,19 +46,19 @@ def test_the_container_starts_a_command_that_exists(rig: Rig) -> None:
 
 @pytest.mark.slow
 def test_a_site_writes_nothing_outside_its_folder(rig: Rig, simulated: Simulated) -> None:
-    folder = rig.folder / "site-3"
+    folder = rig.folder / LAST
     probe = subprocess.run(
         ["unshare", "--mount", "sh", "-c", READ_ONLY, folder, "touch", folder / "probe"], check=False
     )
     if probe.returncode:
         pytest.skip("needs root and mount namespaces")
-    rig.leave("site-3")
-    rig.start_site("site-3", prefix=[str(shutil.which("unshare")), "--mount", "sh", "-c", READ_ONLY, str(folder)])
+    rig.leave(LAST)
+    rig.start_site(LAST, prefix=[str(shutil.which("unshare")), "--mount", "sh", "-c", READ_ONLY, str(folder)])
     try:
-        rig.wait("the site", lambda: rig.is_connected("site-3"))
+        rig.wait("the site", lambda: rig.is_connected(LAST))
         run = rig.begin_run(federation_file())
         assert rig.outcome(run) is None, rig.logs()
         assert same_weights(run, simulated.folder)
     finally:
-        rig.leave("site-3")
-        rig.join("site-3")
+        rig.leave(LAST)
+        rig.join(LAST)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .federation import ROUNDS, Simulated, federation_file
+from .federation import ROUNDS, SITES, Simulated, federation_file
 from .kill_matrix import same_weights
 from .rig import Rig
 
@@ -23,7 +23,7 @@ def run(rig: Rig) -> Path:
 
 def test_the_final_weights_are_those_of_the_simulation(rig: Rig, run: Path, simulated: Simulated) -> None:
     assert same_weights(run, simulated.folder)
-    assert [len(record["sites"]) for record in rounds_of(run)] == [3] * ROUNDS
+    assert [len(record["sites"]) for record in rounds_of(run)] == [SITES] * ROUNDS
     shown = rig.do("server", "status", rig.coordinator)
     assert re.search(rf"run {run.name}: complete", shown)
 
@@ -89,9 +89,10 @@ def private_run(rig: Rig) -> Path:
     return played
 
 
+@pytest.mark.slow
 def test_a_private_run_costs_what_was_said_before_and_tells_nothing_else(private_run: Path) -> None:
     spent = [[site["epsilon"] for site in record["sites"]] for record in rounds_of(private_run)]
-    assert [len(record) for record in spent] == [3, 3]
+    assert [len(record) for record in spent] == [SITES] * 2
     assert all(7.5 < epsilon <= 8.0 for epsilon in spent[-1])
     assert all(before < after for pair in pairwise(spent) for before, after in zip(*pair, strict=True))
     for record in rounds_of(private_run):
@@ -101,6 +102,7 @@ def test_a_private_run_costs_what_was_said_before_and_tells_nothing_else(private
             assert site["dice"] == [None] * len(site["dice"])
 
 
+@pytest.mark.slow
 def test_a_private_run_is_in_every_sites_ledger(rig: Rig, private_run: Path) -> None:
     for name in rig.site_data:
         assert "lines hang together" in rig.do("ledger", "verify", rig.folder / name)

@@ -23,13 +23,32 @@ from cryptography.hazmat.primitives import hashes, serialization
 from segformer3d.addresses import LOOPBACK, Address
 from server.coordinator import open_coordinator
 
-from .federation import ROUNDS, Simulated, federation_file
+from .federation import LARGER, Simulated
+from .federation import federation_file as file_of_any
 from .kill_matrix import same_weights
 from .links import Link
 from .rig import Rig
 
 pytestmark = pytest.mark.slow
 LAST = "site-3"  # the unlucky one
+
+
+def federation_file(**settings: int | str) -> str:
+    return file_of_any(**{**LARGER, **settings})
+
+
+@pytest.fixture(scope="module")
+def simulated(larger: Simulated) -> Simulated:
+    return larger
+
+
+@pytest.fixture(scope="module")
+def rig(simulated: Simulated, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    """One of three sites may be missing."""
+    with Rig(tmp_path_factory.mktemp("rig"), simulated.sites, simulated.threads) as made:
+        made.start_coordinator()
+        made.join(*made.site_data)
+        yield made
 
 
 @pytest.fixture(autouse=True)
@@ -159,7 +178,7 @@ def test_a_bad_link_costs_time_and_nothing_else(
         assert rig.outcome(run) is None, rig.logs()
     finally:
         link.delay_s = 0
-    assert sites_of(run) == [3] * ROUNDS
+    assert sites_of(run) == [LARGER["sites"]] * LARGER["rounds"]
     assert same_weights(run, simulated.folder)
 
 

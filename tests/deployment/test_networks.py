@@ -12,25 +12,25 @@ import pytest
 from segformer3d.addresses import LOOPBACK, Address
 
 from ..commands import command, federation
-from .federation import ROUNDS, Simulated, federation_file
+from .federation import ROUNDS, SITES, Simulated, federation_file
 from .kill_matrix import same_weights
 from .links import HERE, Link, inside_of, namespace
 from .rig import ROOT, Rig, environment
 
-REMOTE, HOST = "site-3", "coordinator.example"
+REMOTE, HOST = f"site-{SITES}", "coordinator.example"
 
 
 @pytest.fixture(scope="module")
 def wide(simulated: Simulated, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    """A coordinator that other hosts reach, with two sites beside it."""
+    """A coordinator that other hosts reach, with all sites but one beside it."""
     with Rig(tmp_path_factory.mktemp("wide"), simulated.sites, simulated.threads, (LOOPBACK, HERE, HOST)) as made:
         made.start_coordinator()
-        made.join("site-1", "site-2")
+        made.join(*(name for name in made.site_data if name != REMOTE))
         yield made
 
 
 def play(rig: Rig, host: str, simulated: Simulated) -> list[dict[str, object]]:
-    """A run with the third site inside a namespace; its rounds."""
+    """A run with the last site inside a namespace; its rounds."""
     rig.start_site(REMOTE, prefix=inside_of(host))
     try:
         rig.wait("the site", lambda: rig.is_connected(REMOTE))
@@ -47,7 +47,7 @@ def test_a_site_behind_two_megabits_a_second(wide: Rig, simulated: Simulated) ->
     wide.set_way(REMOTE, f"{HERE}:{wide.port}")
     with namespace("segfed-slow", "2mbit"):
         slow = play(wide, "segfed-slow", simulated)
-    assert [len(record["sites"]) for record in slow] == [3] * ROUNDS
+    assert [len(record["sites"]) for record in slow] == [SITES] * ROUNDS
 
 
 @pytest.mark.slow
@@ -78,6 +78,12 @@ echo TRIED; cat /proc/net/snmp /proc/net/snmp6
 DEPLOYED = "tests/deployment/test_federation.py::test_the_final_weights_are_those_of_the_simulation"
 
 
+def test_a_training_phones_nobody(dataset: Path, config: Path, tmp_path: Path) -> None:
+    play_alone(*command("train", "--data", dataset, "--config", config, "--epochs", 1, "--out", tmp_path / "model"))
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
 def test_a_simulation_phones_nobody(dataset: Path, config: Path, tmp_path: Path) -> None:
     said = play_alone(*command(*federation(dataset, config, tmp_path / "run"), "--rounds", 1))
     assert "run folder" in said

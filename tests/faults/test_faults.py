@@ -4,6 +4,7 @@ No fault is planted here; `python -m tests.faults` does that, which takes an hou
 """
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,14 +36,14 @@ def test_its_tests_exist_and_are_not_slow(fault: Fault) -> None:
         assert is_there(TREE, test), test
         assert test.startswith("tests/")
         file, _, name = test.partition("::")
-        assert not name or not _is_slow(TREE / file, name.partition("[")[0]), test
+        assert not name or name.partition("[")[0] not in _slow(TREE / file), test
 
 
-def _is_slow(path: Path, name: str) -> bool:
-    """Whether the test as a whole is marked so; single parameters of it may be."""
+@cache
+def _slow(path: Path) -> set[str]:
+    """The tests that are marked so as a whole; single parameters of others may be."""
     functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
-    marks = [ast.unparse(mark) for node in functions if node.name == name for mark in node.decorator_list]
-    return "pytest.mark.slow" in marks
+    return {node.name for node in functions if "pytest.mark.slow" in map(ast.unparse, node.decorator_list)}
 
 
 def test_a_row_of_the_table_keeps_its_columns() -> None:

@@ -2,7 +2,10 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -13,17 +16,20 @@ from rich.console import Console
 from segformer3d.calibration import calibrate, reliability
 from segformer3d.cases import CaseFiles
 from segformer3d.errors import ConfigurationError
-from segformer3d.evaluation import COMPARISON_FILES, Rival, evaluate, evaluate_predictor
+from segformer3d.evaluation import COMPARISON_FILES, Rival, check_comparable, evaluate, evaluate_predictor
 from segformer3d.inference import predict_probabilities
 from segformer3d.intensity import scale_intensity
+from segformer3d.measuring import Contest, forecast_of, measure_cases
 from segformer3d.model import build
 from segformer3d.protocols import WHOLE_SCAN, Crop, choose_protocol
 from segformer3d.published_scores import PublishedRow
+from segformer3d.results import Evaluation
 from segformer3d.score_tables import print_groups, print_table
 from segformer3d.tasks import Structure, Task
 from segformer3d.volumes import read_case
 
 SHAPE = (24, 20, 16)
+CPU = torch.device("cpu")
 
 
 def shifted(task, voxels):
@@ -31,16 +37,16 @@ def shifted(task, voxels):
     return lambda volume: np.roll(task.structure_masks(volume.label), voxels, axis=1)
 
 
-@pytest.fixture
-def cases(tmp_path):
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
     """Six cases, with 10 x 8 x 6 voxels of label 1 and n x 8 x 6 of label 2, from two scanners."""
-    made = []
+    folder, made = tmp_path_factory.mktemp("cases"), []
     for n in range(1, 7):
         image = np.random.default_rng(n).random(SHAPE).astype(np.float32)
         label = np.zeros(SHAPE, np.uint8)
         label[2:12, 6:14, 5:11] = 1
         label[12 : 12 + n, 6:14, 5:11] = 2
-        paths = [tmp_path / f"{n}.nii.gz", tmp_path / f"{n}_label.nii.gz"]
+        paths = [folder / f"{n}.nii.gz", folder / f"{n}_label.nii.gz"]
         for path, data in zip(paths, (image, label), strict=True):
             nib.save(nib.Nifti1Image(data, np.eye(4)), path)
         made.append(CaseFiles(f"case{n}", (paths[0],), paths[1], facts=(("scanner", "GE" if n < 6 else "Philips"),)))
@@ -52,11 +58,15 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-def test_a_second_predictor_is_measured_on_the_same_cases(tiny_task, cases, tmp_path):
-    out = tmp_path / "out"
-    found = evaluate_predictor(
-        shifted(tiny_task, 1), tiny_task, cases, out, seed=0, against=("other", shifted(tiny_task, 2))
-    )
+@pytest.fixture(scope="module")
+def compared(tiny_task, cases, tmp_path_factory) -> tuple[Evaluation, Path]:
+    """A shift of one voxel against a shift of two, and the folder with what was found."""
+    out, rival = tmp_path_factory.mktemp("compared"), ("other", shifted(tiny_task, 2))
+    return evaluate_predictor(shifted(tiny_task, 1), tiny_task, cases, out, seed=0, against=rival), out
+
+
+def test_a_second_predictor_is_measured_on_the_same_cases(compared):
+    found, out = compared
     differences = {(d.structure, d.metric): d for d in found.comparison.differences}
     first = differences["first", "dice"]  # shifts of 1 and 2 voxels of 10: 0.9 and 0.8 in each case
     assert (first.difference.mean, first.wins, first.losses) == (pytest.approx(0.1), 6, 0)
@@ -75,16 +85,15 @@ def test_a_second_predictor_is_measured_on_the_same_cases(tiny_task, cases, tmp_
     assert ours[-1]["scanner"] == "Philips"
 
 
-def test_no_comparison_of_an_earlier_evaluation_is_left_behind(tiny_task, cases, tmp_path):
-    out, predict = tmp_path / "out", shifted(tiny_task, 1)
-    evaluate_predictor(predict, tiny_task, cases, out, seed=0, against=("other", predict))
+def test_no_comparison_of_an_earlier_evaluation_is_left_behind(tiny_task, cases, compared, tmp_path):
+    out = shutil.copytree(compared[1], tmp_path / "out")
     assert all((out / name).is_file() for name in COMPARISON_FILES)
-    evaluate_predictor(predict, tiny_task, cases, out, seed=0)
+    evaluate_predictor(shifted(tiny_task, 1), tiny_task, cases[:1], out, seed=0)
     assert not any((out / name).exists() for name in COMPARISON_FILES)
 
 
-def test_groups_are_in_the_result_and_on_the_screen(tiny_task, cases, tmp_path, capsys):
-    found = evaluate_predictor(shifted(tiny_task, 1), tiny_task, cases, tmp_path / "out", seed=0)
+def test_groups_are_in_the_result_and_on_the_screen(compared, capsys):
+    found, _ = compared
     groups = {(s.by, s.group, s.structure): s for s in found.strata}
     assert groups["scanner", "GE", "first"].dice.mean == pytest.approx(0.9)
     assert groups["scanner", "Philips", "mean"].dice.mean is None
@@ -95,31 +104,25 @@ def test_groups_are_in_the_result_and_on_the_screen(tiny_task, cases, tmp_path, 
         assert text in printed
 
 
-def test_a_crop_is_what_is_scored(tiny_task, cases, tmp_path):
-    crop = Crop(SHAPE, (4, 0, 0), (14, 20, 16))
-    protocol = replace(WHOLE_SCAN, crop=crop)
-    found = evaluate_predictor(shifted(tiny_task, 2), tiny_task, cases[5:], tmp_path / "out", seed=0, protocol=protocol)
-    # In planes 4 to 13 the truth is 8 of label 1 and 2 of label 2; the prediction, moved by 2, is 10 and none.
-    (first, second) = found.structures
-    assert (first.dice.mean, second.dice.mean) == (pytest.approx(2 * 8 / (8 + 10)), 0.0)
-    assert found.cases[0].truth_ml == pytest.approx((8 * 48 / 1000, 2 * 48 / 1000))
-
-
-def test_a_case_that_the_crop_is_not_defined_for_is_set_aside(tiny_task, cases, tmp_path):
+def test_a_crop_is_what_is_scored_and_a_case_that_it_is_not_defined_for_is_set_aside(tiny_task, cases, tmp_path):
     small = tmp_path / "small.nii.gz"
     nib.save(nib.Nifti1Image(np.random.default_rng(0).random((9, 9, 9)).astype(np.float32), np.eye(4)), small)
     nib.save(nib.Nifti1Image(np.ones((9, 9, 9), np.uint8), np.eye(4)), tmp_path / "small_label.nii.gz")
     other = CaseFiles("small", (small,), tmp_path / "small_label.nii.gz")
-    protocol = replace(WHOLE_SCAN, crop=Crop(SHAPE, (0, 0, 0), (14, 20, 16)))
+    protocol = replace(WHOLE_SCAN, crop=Crop(SHAPE, (4, 0, 0), (14, 20, 16)))
     found = evaluate_predictor(
-        shifted(tiny_task, 1), tiny_task, [*cases, other], tmp_path / "out", seed=0, protocol=protocol
+        shifted(tiny_task, 2), tiny_task, [cases[5], other], tmp_path / "out", seed=0, protocol=protocol
     )
+    # In planes 4 to 13 the truth is 8 of label 1 and 2 of label 2; the prediction, moved by 2, is 10 and none.
+    (first, second) = found.structures
+    assert (first.dice.mean, second.dice.mean) == (pytest.approx(2 * 8 / (8 + 10)), 0.0)
+    assert found.cases[0].truth_ml == pytest.approx((8 * 48 / 1000, 2 * 48 / 1000))
     assert [(item.name, "24 x 20 x 16" in item.reason) for item in found.set_aside] == [("small", True)]
 
 
 def test_lesion_wise_scores_have_columns_and_summaries(tiny_task, cases, tmp_path):
     protocol = choose_protocol("brats2023")
-    found = evaluate_predictor(shifted(tiny_task, 1), tiny_task, cases, tmp_path / "out", seed=0, protocol=protocol)
+    found = evaluate_predictor(shifted(tiny_task, 1), tiny_task, cases[:2], tmp_path / "out", seed=0, protocol=protocol)
     assert found.structures[0].lesion_dice.mean == pytest.approx(0.9)
     written = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert written["classes"]["first"]["lesion_hd95"]["mean"] == pytest.approx(1.0)
@@ -128,8 +131,8 @@ def test_lesion_wise_scores_have_columns_and_summaries(tiny_task, cases, tmp_pat
     assert (row["lesion_dice"], row["lesions_found"], row["lesions_invented"]) == ("0.900000", "1", "0")
 
 
-def test_published_rows_stand_beside_ours_and_say_so(tiny_task, cases, tmp_path, capsys):
-    found = evaluate_predictor(shifted(tiny_task, 1), tiny_task, cases, tmp_path / "out", seed=0)
+def test_published_rows_stand_beside_ours_and_say_so(compared, capsys):
+    found, _ = compared
     row = PublishedRow("TheirNet", 81.5, {"first": 80.0}, "a paper")
     print_table(replace(found, published=(row,)), Console(width=100))
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "TheirNet" in line]
@@ -153,43 +156,35 @@ def modelled(request, tiny_task: Task):
     return task, models
 
 
+@pytest.mark.parametrize("modelled", ["softmax"], indirect=True)
 def test_two_models_are_evaluated_and_their_probabilities_watched(modelled, cases, tmp_path):
     task, (model, other) = modelled
-    device = torch.device("cpu")
-    found = evaluate(
-        model, task, cases[:2], tmp_path / "out", device=device, seed=0, against=Rival("other", other, task)
-    )
+    found = evaluate(model, task, cases[:2], tmp_path / "out", device=CPU, seed=0, against=Rival("other", other, task))
     assert found.comparison.against == "other"
     assert len(found.comparison.cases) == 2
     sums = []
     for files in cases[:2]:
         volume = read_case(files, task)
-        probabilities = predict_probabilities(model, task, scale_intensity(volume.image, task), device)
+        probabilities = predict_probabilities(model, task, scale_intensity(volume.image, task), CPU)
         structures = probabilities[-len(task.structures) :].numpy()
         sums.append(reliability(structures, task.structure_masks(volume.label)))
     expected = calibrate([s.name for s in task.structures], sums[0] + sums[1])
     assert found.calibration == expected
 
 
-def test_a_crop_is_all_that_the_model_sees(modelled, cases, tmp_path):
+def test_a_crop_is_all_that_the_model_sees(modelled, cases):
     task, (model, _) = modelled
     crop = Crop(SHAPE, (4, 2, 1), (20, 18, 15))
     files = cases[3]
-    found = evaluate(
-        model,
-        task,
-        [files],
-        tmp_path / "out",
-        device=torch.device("cpu"),
-        seed=0,
-        protocol=replace(WHOLE_SCAN, crop=crop),
-    )
+    forecast = partial(forecast_of, model, task, CPU, None)
+    ((measured,), _) = measure_cases(Contest(task, replace(WHOLE_SCAN, crop=crop), forecast, None), [files], None)
     volume, place = read_case(files, task), crop.place(SHAPE)
     image = scale_intensity(volume.image, task)[:, *place]
-    probabilities = predict_probabilities(model, task, image, torch.device("cpu"))
+    probabilities = predict_probabilities(model, task, image, CPU)
     truth = task.structure_masks(volume.label[place])
-    expected = calibrate([s.name for s in task.structures], reliability(probabilities[-len(truth) :].numpy(), truth))
-    assert found.calibration == expected
+    names = [s.name for s in task.structures]
+    expected = calibrate(names, reliability(probabilities[-len(truth) :].numpy(), truth))
+    assert calibrate(names, measured.reliability) == expected
 
 
 def test_a_model_of_another_task_is_refused(tiny_task, cases, tmp_path):
@@ -203,19 +198,13 @@ def test_a_model_of_another_task_is_refused(tiny_task, cases, tmp_path):
                 tiny_task,
                 cases,
                 tmp_path / "out",
-                device=torch.device("cpu"),
+                device=CPU,
                 seed=0,
                 against=Rival("b.safetensors", model, task),
             )
         assert "b.safetensors" in str(caught.value)
     assert not (tmp_path / "out").exists()
-    reshaped = replace(tiny_task, patch=(16, 16, 16))
-    evaluate(
-        model,
-        tiny_task,
-        cases[:1],
-        tmp_path / "out",
-        device=torch.device("cpu"),
-        seed=0,
-        against=Rival("c.safetensors", model, reshaped),
-    )
+
+
+def test_a_model_with_another_patch_may_be_compared(tiny_task):
+    check_comparable(tiny_task, Rival("c.safetensors", build(tiny_task.model), replace(tiny_task, patch=(16, 16, 16))))

@@ -1,5 +1,7 @@
 """Oracles: where a marked voxel must appear, outlines worked by hand in mm, equal bytes."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 from matplotlib.image import imread
@@ -11,9 +13,9 @@ SPACING = (0.5, 1.0, 3.0)
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """The figures that were drawn, besides being saved."""
+@contextmanager
+def watched():
+    """The figures that are drawn meanwhile, besides being saved."""
     kept = []
     save = figures._save
 
@@ -21,8 +23,24 @@ def drawn(monkeypatch):
         kept.append(figure)
         save(figure, path)
 
-    monkeypatch.setattr(figures, "_save", keep)
-    return kept
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "_save", keep)
+        yield kept
+
+
+@pytest.fixture
+def drawn():
+    """The figures that were drawn."""
+    with watched() as kept:
+        yield kept
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory):
+    """The figure of `volume()`, which nobody changes."""
+    with watched() as kept:
+        draw(tmp_path_factory.mktemp("usual") / "o.png", *volume())
+    return kept[0]
 
 
 def volume(shape=(20, 24, 10)):
@@ -37,52 +55,48 @@ def draw(path, image, truth, predicted, title="a case", names=("anterior", "post
     overlay(path, image, truth, predicted, SPACING, title, names)
 
 
-def pixels_of(figure, axes):
-    """The picture inside the axes, rows from top to bottom, grey levels in [0, 1]."""
+def pixels_of(figure):
+    """The pictures inside each of the axes, rows from top to bottom, grey levels in [0, 1]."""
     figure.canvas.draw()
     whole = np.asarray(figure.canvas.buffer_rgba())[..., :3].mean(axis=-1) / 255
-    box = axes.get_window_extent()
     height = whole.shape[0]
-    rows = slice(round(height - box.y1) + 1, round(height - box.y0) - 1)
-    return whole[rows, round(box.x0) + 1 : round(box.x1) - 1]
+    for axes in figure.axes:
+        box = axes.get_window_extent()
+        rows = slice(round(height - box.y1) + 1, round(height - box.y0) - 1)
+        yield whole[rows, round(box.x0) + 1 : round(box.x1) - 1]
 
 
-@pytest.mark.parametrize("panel", range(3))
-def test_the_right_anterior_superior_octant_is_at_the_upper_left(tmp_path, drawn, panel):
+def test_the_right_anterior_superior_octant_is_at_the_upper_left(tmp_path, drawn):
     # These are the high indices of a RAS volume; radiologists see the patient's right, and the face, on the left.
     image = np.zeros((16, 16, 16), np.float32)
     image[8:, 8:, 8:] = 1.0
     image[0, 0, 0] = 0.5  # nothing but this voxel equals the corner, so nothing is cropped
     nothing = np.zeros((1, 16, 16, 16), bool)
     overlay(tmp_path / "o.png", image, nothing, nothing, (1.0, 1.0, 1.0), "", ["x"])
-    picture = pixels_of(drawn[0], drawn[0].axes[panel])
-    middle_row, middle_column = np.array(picture.shape) // 2
-    assert picture[:middle_row, :middle_column].mean() > 0.85
-    assert picture[middle_row:].mean() < 0.1
-    assert picture[:, middle_column:].mean() < 0.1
+    assert len(drawn[0].axes) == 3
+    for picture in pixels_of(drawn[0]):
+        middle_row, middle_column = np.array(picture.shape) // 2
+        assert picture[:middle_row, :middle_column].mean() > 0.85
+        assert picture[middle_row:].mean() < 0.1
+        assert picture[:, middle_column:].mean() < 0.1
 
 
 @pytest.mark.parametrize(("panel", "letters"), [(0, "APIS"), (1, "RLIS"), (2, "RLPA")])
-def test_the_edges_carry_their_letters(tmp_path, drawn, panel, letters):
-    draw(tmp_path / "o.png", *volume())
-    assert [text.get_text() for text in drawn[0].axes[panel].texts] == list(letters)
+def test_the_edges_carry_their_letters(usual, panel, letters):
+    assert [text.get_text() for text in usual.axes[panel].texts] == list(letters)
 
 
-def test_panels_share_one_scale_in_mm(tmp_path, drawn):
-    draw(tmp_path / "o.png", *volume())
-    figure = drawn[0]
+def test_panels_share_one_scale_in_mm(usual):
     sizes_mm = [(24 * 1.0, 10 * 3.0), (20 * 0.5, 10 * 3.0), (20 * 0.5, 24 * 1.0)]
     scales = []
-    for axes, (width_mm, height_mm) in zip(figure.axes, sizes_mm, strict=True):
+    for axes, (width_mm, height_mm) in zip(usual.axes, sizes_mm, strict=True):
         box = axes.get_window_extent()
         scales += [box.width / width_mm, box.height / height_mm]
     assert scales == pytest.approx([scales[0]] * 6, rel=0.01)
 
 
-def test_outlines_follow_the_edges_of_the_voxels_in_mm(tmp_path, drawn):
-    image, truth, predicted = volume()
-    draw(tmp_path / "o.png", image, truth, predicted)
-    coronal = drawn[0].axes[1]  # X leftwards, Z up
+def test_outlines_follow_the_edges_of_the_voxels_in_mm(usual):
+    coronal = usual.axes[1]  # X leftwards, Z up
     first_truth, first_predicted = coronal.collections[:2]
     for outline, (low, high) in ((first_truth, (4, 9)), (first_predicted, (6, 11))):
         vertices = np.concatenate([path.vertices for path in outline.get_paths()])
@@ -92,13 +106,12 @@ def test_outlines_follow_the_edges_of_the_voxels_in_mm(tmp_path, drawn):
         )
 
 
-def test_truth_is_solid_and_prediction_dashed_in_the_colour_of_the_structure(tmp_path, drawn):
-    draw(tmp_path / "o.png", *volume())
-    outlines = drawn[0].axes[1].collections
+def test_truth_is_solid_and_prediction_dashed_in_the_colour_of_the_structure(usual):
+    outlines = usual.axes[1].collections
     assert [outline.get_linestyle()[0][1] is not None for outline in outlines] == [False, True, False, True]
     colours = [tuple(outline.get_edgecolor()[0]) for outline in outlines]
     assert colours[0] == colours[1] != colours[2] == colours[3]
-    legend = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    legend = [text.get_text() for text in usual.legends[0].get_texts()]
     assert legend == ["anterior", "posterior", "truth", "prediction"]
 
 
@@ -122,10 +135,9 @@ def test_planes_at_the_error_cut_where_most_voxels_are_wrong():
     assert figures._centre(truth, truth, "error") == figures._centre(truth, truth, "structure") == (4, 4, 2)
 
 
-def test_planes_stand_in_line(tmp_path, drawn):
+def test_planes_stand_in_line(usual):
     """Sagittal and coronal share their heights, coronal and axial their sides, and nothing overlaps."""
-    draw(tmp_path / "o.png", *volume())
-    sagittal, coronal, axial = (axes.get_position() for axes in drawn[0].axes)
+    sagittal, coronal, axial = (axes.get_position() for axes in usual.axes)
     assert (sagittal.y0, sagittal.y1) == pytest.approx((coronal.y0, coronal.y1))
     assert (coronal.x0, coronal.x1) == pytest.approx((axial.x0, axial.x1))
     assert sagittal.x1 < coronal.x0

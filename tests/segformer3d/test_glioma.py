@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -21,10 +21,11 @@ from torch import Tensor, nn
 
 from segformer3d.cases import CaseFiles, find_cases
 from segformer3d.checkpoint import save
-from segformer3d.evaluation import evaluate
 from segformer3d.intensity import scale_intensity
+from segformer3d.measuring import Contest, forecast_of, measure_cases
 from segformer3d.model import SegFormer3D
 from segformer3d.prediction import NIFTI, Prediction, predict_cases
+from segformer3d.protocols import choose_protocol
 from segformer3d.tasks import Task, get_task, task_of_folder
 from segformer3d.volumes import Volume, read_case, write_label
 
@@ -140,16 +141,18 @@ def test_a_prediction_lies_on_the_files_grid_in_the_challenges_labels(
     assert set(np.unique(predicted.dataobj)) == {0, 1, 2, 4}
 
 
-def test_an_evaluation_scores_what_was_predicted(tmp_path: Path, files: CaseFiles, expected: NDArray[np.int16]) -> None:
+def test_an_evaluation_scores_what_was_predicted(files: CaseFiles, expected: NDArray[np.int16]) -> None:
     """Dice against NumPy; the enhancing part is predicted and not there, so it scores 0, and the worst distance."""
     model: SegFormer3D = VoxelByVoxel()  # type: ignore[assignment]
-    evaluation = evaluate(model, TASK, [files], tmp_path / "out", device=CPU, seed=0)
+    contest = Contest(TASK, choose_protocol(TASK.name), partial(forecast_of, model, TASK, CPU, None), None)
+    ((measured,), _) = measure_cases(contest, [files], None)
+    scores = measured.result.scores
     label = np.asarray(nib.load(files.label).dataobj)
-    for structure, said in zip(TASK.structures, evaluation.structures, strict=True):
+    for structure, said in zip(TASK.structures, scores, strict=True):
         truth, predicted = (np.isin(array, structure.labels) for array in (label, expected))
-        assert said.dice.mean == pytest.approx(2 * (truth & predicted).sum() / (truth.sum() + predicted.sum()))
-    assert evaluation.structures[2].dice.mean == 0
-    assert evaluation.structures[2].hd95_mm.mean == 373.1287  # the challenge's rule for what is not there
+        assert said.dice == pytest.approx(2 * (truth & predicted).sum() / (truth.sum() + predicted.sum()))
+    assert scores[2].dice == 0
+    assert scores[2].hd95_mm == 373.1287  # the challenge's rule for what is not there
 
 
 def peak_of(arguments: list[str]) -> int:
@@ -179,13 +182,40 @@ def test_an_evaluation_takes_less_than_4_gb(tmp_path: Path, folder: Path) -> Non
     assert peak < 4 * GB, f"{peak / GB:.2f} GB"
 
 
-def test_an_evaluation_of_a_part_takes_a_part_of_it(tmp_path: Path, files: CaseFiles) -> None:
-    """The middle of the case, a twelfth of it, and a narrow model; most of what is allowed is PyTorch and MONAI."""
+MEASURING = """
+import json, sys, torch
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from segformer3d.cases import find_cases
+from segformer3d.measuring import Contest, forecast_of, measure_cases
+from segformer3d.model import SegFormer3D
+from segformer3d.protocols import choose_protocol
+from segformer3d.tasks import get_task
+
+task = get_task("brats2021")
+narrow = replace(task.model, embed_dims=(8, 16, 40, 64), decoder_head_embedding_dim=64)
+task = replace(task, model=narrow, patch=(96, 96, 64))
+torch.manual_seed(0)
+model = SegFormer3D(**narrow.to_json(), final_init="published")
+contest = Contest(task, choose_protocol(task.name), partial(forecast_of, model, task, torch.device("cpu"), None), None)
+peak_mb = lambda: int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+before = peak_mb()
+((measured,), _) = measure_cases(contest, find_cases(Path(sys.argv[1])), None)
+print(json.dumps({"grown_mb": peak_mb() - before, "predicted_ml": max(measured.result.predicted_ml)}))
+"""
+
+
+def test_measuring_a_part_takes_a_part_of_it(tmp_path: Path, files: CaseFiles) -> None:
+    """The middle of the case, a twelfth of it, and a narrow model that finds tumour everywhere, as above."""
     assert files.label is not None
     for path in (*files.images, files.label):
         source = nib.load(path)
-        (tmp_path / "data" / NAME).mkdir(parents=True, exist_ok=True)
-        nib.save(source.slicer[70:170, 60:160, 40:110], tmp_path / "data" / NAME / path.name)
-    narrow = replace(TASK.model, embed_dims=(8, 16, 40, 64), decoder_head_embedding_dim=64)
-    peak = evaluated_in_a_process(tmp_path, tmp_path / "data", replace(TASK, model=narrow, patch=(96, 96, 64)))
-    assert peak < 2 * GB, f"{peak / GB:.2f} GB"
+        (tmp_path / NAME).mkdir(exist_ok=True)
+        nib.save(source.slicer[70:170, 60:160, 40:110], tmp_path / NAME / path.name)
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", MEASURING, str(tmp_path)]
+    found = json.loads(subprocess.run(command, cwd=ROOT, env=one_thread, check=True, capture_output=True).stdout)
+    print(found)
+    assert found["predicted_ml"] > 100
+    assert found["grown_mb"] < 300, found

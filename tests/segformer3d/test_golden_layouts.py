@@ -9,6 +9,7 @@ further: HD95 is 2 voxels in mm.
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -16,9 +17,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from segformer3d.cases import find_cases
-from segformer3d.evaluation import Predict, evaluate_predictor
+from segformer3d.cases import CaseFiles, find_cases
+from segformer3d.evaluation import evaluate_predictor
+from segformer3d.measuring import Contest, Predict, masks_of, measure_cases
 from segformer3d.metrics import score_case
+from segformer3d.protocols import choose_protocol
+from segformer3d.results import CaseResult
 from segformer3d.tasks import Task, choose_task, named_task
 from segformer3d.volumes import Volume, read_case
 
@@ -207,6 +211,14 @@ def test_its_scores_are_those_worked_by_hand(golden: tuple[Golden, Path]) -> Non
         assert [score.hd95_mm for score in scores] == pytest.approx([SHIFT * case.spacing_x] * len(scores))
 
 
+def measured(predict: Predict, task: Task, files: CaseFiles) -> CaseResult:
+    """A case as an evaluation measures it, without pictures."""
+    ((only,), _) = measure_cases(
+        Contest(task, choose_protocol(task.name), partial(masks_of, predict), None), [files], None
+    )
+    return only.result
+
+
 @pytest.mark.parametrize("name", ["BraTS 2021", "BTCV in img/label"])
 def test_an_evaluation_says_the_same(tmp_path: Path, name: str) -> None:
     case, folder = GOLDEN[name], tmp_path / "data"
@@ -228,9 +240,9 @@ def test_the_slices_of_the_heart_are_ten_millimetres_apart(tmp_path: Path) -> No
         assert volume.label is not None
         return np.roll(task.structure_masks(volume.label), 1, axis=3)
 
-    evaluation = evaluate_predictor(predict, task, find_cases(tmp_path)[:1], tmp_path / "out", seed=0)
-    assert [score.dice for score in evaluation.cases[0].scores] == pytest.approx([5 / 6] * 3)
-    assert [score.hd95_mm for score in evaluation.cases[0].scores] == pytest.approx([10.0] * 3)
+    scores = measured(predict, task, find_cases(tmp_path)[0]).scores
+    assert [score.dice for score in scores] == pytest.approx([5 / 6] * 3)
+    assert [score.hd95_mm for score in scores] == pytest.approx([10.0] * 3)
 
 
 @pytest.mark.parametrize(
@@ -254,8 +266,8 @@ def test_small_lesions_count_where_the_challenge_of_the_case_counts_them(
         assert volume.label is not None
         return np.zeros_like(task.structure_masks(volume.label))
 
-    evaluation = evaluate_predictor(nothing, task, find_cases(tmp_path), tmp_path / "out", seed=0)
-    for score in evaluation.cases[0].scores:
+    (files,) = find_cases(tmp_path)
+    for score in measured(nothing, task, files).scores:
         assert score.lesions is not None
         assert score.lesions.missed == missed
         assert score.lesion_dice == (0 if missed else 1)

@@ -221,11 +221,11 @@ def test_an_unlabelled_structure_is_not_measured_and_the_others_are(
 def test_evaluation_leaves_out_what_a_label_does_not_tell(
     tmp_path: Path, dataset: Callable[..., Path], tiny_task: Task
 ) -> None:
-    cases = find_cases(dataset(unlabelled=["second"]))
+    cases = find_cases(dataset(unlabelled=["second"]))[:2]
     result = evaluate(fresh(tiny_task), tiny_task, cases, tmp_path / "out", device=CPU, seed=0)
     first, second = result.structures
-    assert (first.dice.count, first.dice.excluded) == (4, 0)
-    assert (second.dice.count, second.dice.excluded, second.dice.mean) == (0, 4, None)
+    assert (first.dice.count, first.dice.excluded) == (2, 0)
+    assert (second.dice.count, second.dice.excluded, second.dice.mean) == (0, 2, None)
     assert result.calibration[1].expected_error is None
 
 

@@ -103,7 +103,7 @@ def test_resampling_slabs_is_resampling_the_whole(
 LARGE_CT = """
 import json, sys
 from pathlib import Path
-import monai.data, numpy as np, torch  # all code is there before memory is measured
+import numpy as np, torch  # all code is there before memory is measured
 from segformer3d.config import ModelConfig
 from segformer3d.inference import predict_label
 from segformer3d.model import build

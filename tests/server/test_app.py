@@ -1,6 +1,7 @@
 """Real sites, real training, a Grid in this process. Oracles: bitwise determinism, and learning on an easy problem."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from server.records import Event, RoundFinished
 from server.run_folder import newest_state
 from server.state import read_state
 
-from ..client.tiny_site import TINY, context_of, tiny_site
+from ..client.tiny_site import TINY, ball_of_one_window, context_of, tiny_site
 from .tiny_federation import TinyGrid, tiny_state
 
 SETTINGS = FederationSettings(
@@ -33,9 +34,27 @@ SETTINGS = FederationSettings(
 )
 
 
+@pytest.fixture(scope="module")
+def hospitals(tmp_path_factory: pytest.TempPathFactory) -> list[SiteSettings]:
+    folder = tmp_path_factory.mktemp("hospitals")
+    return [tiny_site(folder, f"site-{n}", cases=3 + n, seed=n, draw=ball_of_one_window) for n in (1, 2)]
+
+
+def as_new(hospitals: list[SiteSettings], folder: Path) -> list[SiteSettings]:
+    """With empty work folders."""
+    return [replace(site, work=folder / f"work-{site.name}") for site in hospitals]
+
+
 @pytest.fixture
-def sites(tmp_path: Path) -> list[SiteSettings]:
-    return [tiny_site(tmp_path / "sites", f"site-{n}", cases=3 + n, seed=n) for n in (1, 2)]
+def sites(hospitals: list[SiteSettings], tmp_path: Path) -> list[SiteSettings]:
+    return as_new(hospitals, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, hospitals: list[SiteSettings]) -> tuple[Path, list[Event]]:
+    """The folder of a run, and what happened in it."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return folder / "run", run(grid_of(as_new(hospitals, folder)), folder / "run")
 
 
 pytestmark = pytest.mark.usefixtures("no_site_remembered")
@@ -53,11 +72,11 @@ def grid_of(sites: list[SiteSettings]) -> TinyGrid:
     return TinyGrid(dict.fromkeys(by_node, answer))
 
 
-def run(grid: TinyGrid, folder: Path) -> list[Event]:
+def run(grid: TinyGrid, folder: Path, settings: FederationSettings = SETTINGS) -> list[Event]:
     events: list[Event] = []
     newest = newest_state(folder)
-    state = read_state(newest) if newest else tiny_state(SETTINGS)
-    server = make_server_app(SETTINGS, folder, state, events.append)
+    state = read_state(newest) if newest else tiny_state(settings)
+    server = make_server_app(settings, folder, state, events.append)
     server(grid, Context(1, 1, {}, RecordDict(), {}))
     return events
 
@@ -66,22 +85,21 @@ def result(folder: Path) -> bytes:
     return (folder / "last.safetensors").read_bytes()
 
 
-def test_a_federation_learns_and_is_the_same_every_time(sites: list[SiteSettings], tmp_path: Path) -> None:
-    events = run(grid_of(sites), tmp_path / "run")
+def test_a_federation_learns_and_is_the_same_every_time(
+    sites: list[SiteSettings], tmp_path: Path, undisturbed: tuple[Path, list[Event]]
+) -> None:
+    whole, events = undisturbed
     records = [event.record for event in events if isinstance(event, RoundFinished)]
     assert [[site.cases for site in record.sites] for record in records] == [[3, 4]] * 3
     losses = [sum(site.loss * site.share for site in record.sites) for record in records]
     assert losses[2] < losses[0]
-    for site in sites:  # as new as on the first day
-        (site.work / "run-1").rename(site.work / "old")
     run(grid_of(sites[::-1]), tmp_path / "again")
-    assert result(tmp_path / "again") == result(tmp_path / "run")
+    assert result(tmp_path / "again") == result(whole)
 
 
-def test_a_run_that_was_broken_off_ends_like_one_that_was_not(sites: list[SiteSettings], tmp_path: Path) -> None:
-    run(grid_of(sites), tmp_path / "undisturbed")
-    for site in sites:
-        (site.work / "run-1").rename(site.work / "old")
+def test_a_run_that_was_broken_off_ends_like_one_that_was_not(
+    sites: list[SiteSettings], tmp_path: Path, undisturbed: tuple[Path, list[Event]]
+) -> None:
     broken = grid_of(sites)
 
     def interrupt(message_id: str) -> None:  # when both sites have trained, before their replies are in
@@ -93,20 +111,20 @@ def test_a_run_that_was_broken_off_ends_like_one_that_was_not(sites: list[SiteSe
         run(broken, tmp_path / "resumed")
     phases._data_of_site.clear()
     run(grid_of(sites), tmp_path / "resumed")
-    assert result(tmp_path / "resumed") == result(tmp_path / "undisturbed")
+    assert result(tmp_path / "resumed") == result(undisturbed[0])
     lines = (tmp_path / "resumed" / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["round"] for line in lines] == [1, 2, 3]
 
 
 def test_a_hospital_without_data_does_not_stop_the_others(sites: list[SiteSettings], tmp_path: Path) -> None:
     broken = SiteSettings("site-3", tmp_path / "nothing", tmp_path / "work-3", "cpu", 1)
-    run(grid_of([*sites, broken]), tmp_path / "run")
+    run(grid_of([*sites, broken]), tmp_path / "run", replace(SETTINGS, rounds=1))
     first = json.loads((tmp_path / "run" / "rounds.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert [(item["site"], item["reason"]) for item in first["set_aside"]] == [("site-3", "no usable case")]
     assert str(tmp_path) not in json.dumps(first)
 
 
 def test_a_federation_of_broken_hospitals_says_which_and_why(sites: list[SiteSettings], tmp_path: Path) -> None:
-    (sites[1].data / "dataset.json").unlink()
+    sites[1] = replace(sites[1], data=tmp_path / "nothing")
     with pytest.raises(FederationError, match=r"1 of at least 2 sites .* \(site-2: no usable case\)"):
         run(grid_of(sites), tmp_path / "run")

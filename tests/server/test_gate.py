@@ -5,6 +5,7 @@ import contextlib
 import http.client
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -79,8 +80,8 @@ def superlink(coordinator: Coordinator) -> Iterator[int]:
     thread.join()
 
 
-@pytest.fixture
-def door(coordinator: Coordinator, superlink: int) -> Iterator[Door]:
+@contextlib.contextmanager
+def open_gate(coordinator: Coordinator, superlink: int) -> Iterator[Door]:
     made = Door(free_port(), coordinator.trusted)
     outside = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     outside.load_cert_chain(*coordinator.pair("gate"))
@@ -109,6 +110,12 @@ def door(coordinator: Coordinator, superlink: int) -> Iterator[Door]:
     loop, stop = started[0]
     loop.call_soon_threadsafe(stop.set)
     thread.join()
+
+
+@pytest.fixture
+def door(coordinator: Coordinator, superlink: int) -> Iterator[Door]:
+    with open_gate(coordinator, superlink) as made:
+        yield made
 
 
 @pytest.mark.parametrize("size", [0, 1, 70_000, 2**20])
@@ -187,3 +194,40 @@ def test_a_superlink_that_hangs_or_breaks_off(door: Door) -> None:
 
 def _head(length: int) -> bytes:
     return f"POST {PATH} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n".encode()
+
+
+def test_a_superlink_that_is_not_there_yet(coordinator: Coordinator) -> None:
+    with open_gate(coordinator, free_port()) as door:
+        visitor = door.visit()
+        visitor.request("POST", PATH, b"")
+        assert visitor.getresponse().status == 503
+        visitor.close()
+
+
+def test_a_superlink_that_hangs_up_before_it_has_heard_all(coordinator: Coordinator) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*coordinator.pair("superlink"))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def hang_up() -> None:
+            accepted, _ = listening.accept()
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing is a reset
+            with context.wrap_socket(accepted, server_side=True) as heard:
+                heard.recv(1)
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        with open_gate(coordinator, listening.getsockname()[1]) as door:
+            visitor = door.visit()
+            visitor.connect()
+            visitor.sock.sendall(_head(10_000))
+            thread.join()
+            received = b""
+            while not received:  # the gate learns of it when it has more to pass on
+                visitor.sock.sendall(b"a")
+                visitor.sock.settimeout(0.2)
+                with contextlib.suppress(TimeoutError):
+                    received = visitor.sock.recv(1000)
+            assert received.startswith(b"HTTP/1.1 502"), received
+            visitor.close()
+        assert (502, "the coordinator does not take the request; try again") in door.refused

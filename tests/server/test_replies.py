@@ -139,7 +139,7 @@ def _drop(draw: st.DrawFn, records: RecordDict) -> None:
 
 
 @given(corrupted())
-@settings(max_examples=examples(300), suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=examples(120), suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_whatever_is_done_to_a_reply_the_model_stays_finite(records: RecordDict) -> None:
     try:
         reply = read(records)

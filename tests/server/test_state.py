@@ -1,8 +1,8 @@
 """The server's state on disk: whole or absent, read strictly, resumed only by what it belongs to."""
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -175,28 +175,17 @@ def test_a_runs_id_is_a_name() -> None:
         begin("../run", SETTINGS, tiny_weights())
 
 
-FULL_DISK = """
-import resource, signal, sys
-from pathlib import Path
-from tests.server.test_state import *
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, resource.RLIM_INFINITY))
-try:
-    write_state(Path(sys.argv[1]), state_after(2))
-except StorageError as error:
-    print(error)
-"""
+FullDisk = Callable[[int], AbstractContextManager[None]]
 
 
-def test_a_full_disk_leaves_the_old_state_and_nothing_else(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_old_state_and_nothing_else(tmp_path: Path, full_disk: FullDisk) -> None:
     """A real write that the kernel refuses half-way: the process may not write files beyond 5 kB."""
     old = write_state(tmp_path, state_after(1))
     before = old.read_bytes()
     assert len(before) > 20_000
-    arguments = [sys.executable, "-W", "ignore", "-c", FULL_DISK, str(tmp_path)]
-    done = subprocess.run(arguments, check=True, capture_output=True, cwd=Path(__file__).parents[2])
-    line = done.stdout.decode().strip()
-    assert "cannot write" in line
+    with full_disk(5_000), pytest.raises(StorageError, match="cannot write") as refused:
+        write_state(tmp_path, state_after(2))
+    line = str(refused.value)
     assert "state-0002.safetensors" in line
     assert len(line.splitlines()) == 1
     assert list(tmp_path.iterdir()) == [old]

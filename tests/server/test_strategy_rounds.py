@@ -1,7 +1,8 @@
 """Every strategy with real sites: real training, messages and disks. A run that was stopped ends in the same bits."""
 
+import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -11,7 +12,6 @@ import torch
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from safetensors.numpy import load_file
 
-from client import phases
 from client.app import make_client_app
 from client.contract import CONTROL, EVALUATE, TRAIN, EvaluateReply, EvaluateRequest, TrainReply, TrainRequest
 from client.site import SiteSettings
@@ -19,11 +19,13 @@ from client.strategies.rule import LocalRule
 from client.weights import Weights, is_buffer, load_weights, weights_of
 from segformer3d.checkpoint import load, read_weights
 from segformer3d.dataset import prepare
-from segformer3d.errors import FederationError
 from segformer3d.model import build
 from segformer3d.norms import norm_names
+from segformer3d.settings import TrainingSettings
 from segformer3d.training import validate
-from server.records import RoundFinished
+from server.federation import FederationSettings
+from server.records import Event, RoundFinished, RoundRecord
+from server.rounds import Federation
 from server.run_folder import newest_state
 from server.state import read_state
 from server.strategies.strategy import PRESETS, Strategy, named_strategy, strategy_from_json
@@ -37,11 +39,15 @@ from tests.client.tiny_site import (
     tiny_site,
     tiny_weights,
     train_request,
+    write_site,
 )
 
-from .tiny_federation import Site, TinyGrid, federate, tiny_settings
+from .tiny_federation import Site, TinyGrid, federate, tiny_settings, tiny_state
 
 pytestmark = pytest.mark.usefixtures("no_site_remembered")
+
+
+QUICK = TrainingSettings(batch_size=2, learning_rate=0.001)  # one step and two, of sites with two and three cases
 
 
 def real(site: SiteSettings) -> Site:
@@ -49,10 +55,20 @@ def real(site: SiteSettings) -> Site:
     return lambda message: app(message, context_of())
 
 
-def sites_in(folder: Path, number: int) -> dict[int, Site]:
-    """Sites of one window a case, which measure fast."""
+def settings_in(folder: Path, number: int) -> dict[int, SiteSettings]:
+    """Of sites whose data are in the folder already."""
     names = {node: f"site-{node}" for node in range(1, number + 1)}
-    return {n: real(tiny_site(folder, name, 2 + n, seed=n, draw=ball_of_one_window)) for n, name in names.items()}
+    return {
+        node: SiteSettings(name, folder / name / "data", folder / name / "work", "cpu", threads=1)
+        for node, name in names.items()
+    }
+
+
+def sites_in(folder: Path, number: int) -> dict[int, Site]:
+    """Sites of one window a case, which measure fast; every other one trains on two cases, the rest on three."""
+    for node, site in settings_in(folder, number).items():
+        write_site(site.data, 3 + (node + 1) % 2, node, ball_of_one_window)
+    return {node: real(site) for node, site in settings_in(folder, number).items()}
 
 
 def last_model(folder: Path) -> Weights:
@@ -79,53 +95,101 @@ def asked_round(message: Message) -> int:
     return int(config["round"])  # type: ignore[arg-type]
 
 
-REMEMBERING = {"fedavgm", "fedadam", "fedbn", "feddyn", "averaged"}  # and scaffold and ditto, from one round earlier
+@dataclass(frozen=True)
+class Played:
+    """A whole run, and what was on the disks on its way.
+
+    Attributes:
+        settings: of the run.
+        run: the coordinator's folder at the end.
+        sites: the folders of the sites at the end.
+        kept: copies of the coordinator's folder after rounds 1 and 2, and of the sites' folders after round 3.
+        records: of the rounds.
+    """
+
+    settings: FederationSettings
+    run: Path
+    sites: Path
+    kept: Path
+    records: list[RoundRecord]
+
+
+Play = Callable[[str, str], Played]
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Play:
+    """`played(strategy, exchange)`: three rounds of as few sites as may be, played once; nobody may change it."""
+    return cache(lambda name, exchange: play(tmp_path_factory.mktemp(f"{name}-{exchange}"), name, exchange))
+
+
+def play(folder: Path, name: str, exchange: str) -> Played:
+    strategy = named_strategy(name)
+    number = max(2, strategy.fewest_sites)
+    settings = tiny_settings(strategy=strategy, exchange=exchange, minimum_sites=number, training=QUICK)
+    done = Played(settings, folder / "run", folder / "sites", folder / "kept", [])
+
+    def keep(event: Event) -> None:
+        if isinstance(event, RoundFinished):
+            done.records.append(event.record)
+            last = event.record.round == settings.rounds
+            shutil.copytree(done.sites if last else done.run, done.kept / str(event.record.round))
+
+    Federation(TinyGrid(sites_in(done.sites, number)), settings, done.run, tiny_state(settings), keep).run()
+    return done
+
+
+# By day every kind of memory once: the server's, the sites' and the exchange's.
+REMEMBERING = {"fedadam", "fedbn", "averaged"}
+ONE_ROUND_EARLIER = {"scaffold", "ditto"}
 
 
 @pytest.mark.parametrize(
     ("name", "exchange", "from_round"),
     [
         *(pytest.param(name, "fp32", 2, marks=() if name in REMEMBERING else pytest.mark.slow) for name in PRESETS),
-        *((name, "fp32", 1) for name in ("scaffold", "ditto")),
-        *((name, "compact", 1) for name in ("fedavg", "feddyn")),
+        *((name, "fp32", 1) for name in sorted(ONE_ROUND_EARLIER)),
+        ("feddyn", "compact", 1),
+        pytest.param("fedavg", "compact", 1, marks=pytest.mark.slow),
     ],
 )
-def test_a_stopped_run_ends_in_the_same_bits(tmp_path: Path, name: str, exchange: str, from_round: int) -> None:
-    """Also from the state before the newest: that one may turn out to be damaged, when sites are two rounds on."""
-    strategy = named_strategy(name)
-    number = max(2, strategy.fewest_sites)
-    settings = tiny_settings(strategy=strategy, exchange=exchange, rounds=3, minimum_sites=number)
-    federate(TinyGrid(sites_in(tmp_path / "one", number)), tmp_path / "whole", settings)
+def test_a_stopped_run_ends_in_the_same_bits(
+    tmp_path: Path, played: Play, name: str, exchange: str, from_round: int
+) -> None:
+    """The coordinator died when all sites had done round 3: asked again, they must not go on from there.
 
-    sites = sites_in(tmp_path / "two", number)
-    grid = TinyGrid(sites)
-
-    def breaking(message: Message) -> Message:
-        answer = sites[1](message)
-        assert isinstance(answer, Message)
-        third = message.metadata.message_type == TRAIN and asked_round(message) == 3
-        return Message(Error(1, "the disk broke"), reply_to=message) if third else answer
-
-    grid.sites[1] = breaking
-    with pytest.raises(FederationError, match="round 3 got"):
-        federate(grid, tmp_path / "stopped", settings)
-    phases._data_of_site.clear()
-    newest = newest_state(tmp_path / "stopped")
+    Also from the state before the newest: that one may turn out to be damaged, when sites are two rounds on.
+    """
+    whole, run, folder = played(name, exchange), tmp_path / "run", tmp_path / "sites"
+    shutil.copytree(whole.kept / str(from_round), run)
+    shutil.copytree(whole.kept / "3", folder)
+    newest = newest_state(run)
     assert newest is not None
-    if from_round == 1:
-        newest.unlink()
-    state = newest_state(tmp_path / "stopped")
-    assert state is not None
-    assert read_state(state).round == from_round
-    # The sites have done round 3 already: asked again, they must not go on from there.
-    federate(TinyGrid(sites), tmp_path / "stopped", settings, read_state(state))
-    assert same(last_model(tmp_path / "stopped"), last_model(tmp_path / "whole"))
-    kinds = {"personal"} if strategy.rule.personal else {"memory"} if strategy.rule.remembers else set()
-    for node in sites:  # what stays at a site is no part of the last model
-        one, two = (kept_at(tmp_path / side / f"site-{node}", 3) for side in ("one", "two"))
+    state = read_state(newest)
+    assert state.round == from_round
+    sites = settings_in(folder, whole.settings.minimum_sites)
+    federate(TinyGrid({node: real(site) for node, site in sites.items()}), run, whole.settings, state)
+    assert same(last_model(run), last_model(whole.run))
+    rule = whole.settings.strategy.rule
+    kinds = {"personal"} if rule.personal else {"memory"} if rule.remembers else set()
+    for site in sites.values():  # what stays at a site is no part of the last model
+        one, two = kept_at(whole.sites / site.name, 3), kept_at(folder / site.name, 3)
         assert set(one) == kinds
         assert set(two) == set(one)
         assert all(same(one[kind], two[kind]) for kind in one)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *sorted(REMEMBERING | ONE_ROUND_EARLIER),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("fedavgm", "feddyn")),
+    ],
+)
+def test_what_goes_on_from_round_to_round_makes_a_strategy_of_its_own(played: Play, name: str) -> None:
+    """Each ends in other weights than plain averaging; Ditto's global model alone is the same."""
+    plain, own = (last_model(played(each, "fp32").run) for each in ("fedavg", name))
+    assert same(plain, own) == (name == "ditto")
 
 
 Averaged = Callable[[int], Weights]
@@ -133,30 +197,27 @@ Averaged = Callable[[int], Weights]
 
 @pytest.fixture(scope="module")
 def averaged(tmp_path_factory: pytest.TempPathFactory) -> Averaged:
-    """`averaged(sites)`: the last model of plain averaging, played once for each number of sites."""
-    return cache(lambda number: two_rounds(tmp_path_factory.mktemp("plain"), named_strategy("fedavg"), number))
+    """`averaged(sites)`: the model after one round of plain averaging, played once for each number of sites."""
+    return cache(lambda number: one_round(tmp_path_factory.mktemp("plain"), named_strategy("fedavg"), number))
 
 
-def two_rounds(folder: Path, strategy: Strategy, number: int) -> Weights:
-    settings = tiny_settings(strategy=strategy, rounds=2, minimum_sites=number)
+def one_round(folder: Path, strategy: Strategy, number: int) -> Weights:
+    settings = tiny_settings(strategy=strategy, rounds=1, minimum_sites=number)
     federate(TinyGrid(sites_in(folder / "sites", number)), folder / "run", settings)
     return last_model(folder / "run")
 
 
-USUAL = {"fedavg", "fedprox", "scaffold", "fednova", "median"}
+USUAL = {"fedprox", "fednova", "median"}
+AT_ONCE = sorted(set(PRESETS) - REMEMBERING - ONE_ROUND_EARLIER - {"fedavg", "fedavgm", "feddyn"})
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=() if n in USUAL else pytest.mark.slow) for n in sorted(set(PRESETS) - {"ditto"})],
-)
-def test_every_strategy_is_a_strategy_of_its_own(tmp_path: Path, averaged: Averaged, name: str) -> None:
-    """Each ends in other weights than plain averaging; Ditto's global model alone is the same."""
-    asked = {"name": name, "proximal": 1.0} if name == "fedprox" else {"name": name}
-    strategy = strategy_from_json(asked)
-    number = max(3, strategy.fewest_sites)
-    own = two_rounds(tmp_path, strategy, number)
-    assert same(averaged(number), own) == (name == "fedavg")
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in USUAL else pytest.mark.slow) for n in AT_ONCE])
+def test_every_strategy_is_a_strategy_of_its_own_from_the_first_round(
+    tmp_path: Path, averaged: Averaged, name: str
+) -> None:
+    strategy = strategy_from_json({"name": name, "proximal": 1.0} if name == "fedprox" else {"name": name})
+    number = max(2, strategy.fewest_sites)
+    assert not same(averaged(number), one_round(tmp_path, strategy, number))
 
 
 # --- FedBN -----------------------------------------------------------------------------------------------------------
@@ -197,13 +258,12 @@ def test_a_site_measures_with_its_own_norms(tmp_path: Path) -> None:
     assert (before.dice, before.loss) == (expected.dice, pytest.approx(expected.loss, rel=1e-6))
 
 
-def test_the_last_models_norms_are_the_mean_of_the_sites(tmp_path: Path) -> None:
-    settings = tiny_settings(strategy=named_strategy("fedbn"), rounds=2)
-    events = federate(TinyGrid(sites_in(tmp_path / "sites", 2)), tmp_path / "run", settings)
-    record = next(e.record for e in reversed(events) if isinstance(e, RoundFinished))
+def test_the_last_models_norms_are_the_mean_of_the_sites(played: Play) -> None:
+    whole = played("fedbn", "fp32")
+    record = whole.records[-1]
     shares = [site.share for site in record.sites]
-    kept = [kept_at(tmp_path / "sites" / site.site, 2)["memory"] for site in record.sites]
-    last, names = last_model(tmp_path / "run"), sorted(norm_names(build(TINY_MODEL)))
+    kept = [kept_at(whole.sites / site.site, 3)["memory"] for site in record.sites]
+    last, names = last_model(whole.run), sorted(norm_names(build(TINY_MODEL)))
     assert any(name.endswith("running_mean") for name in names)
     for name in names:
         values = [memory[f"norms:{name}"].astype(np.float64) for memory in kept]
@@ -228,7 +288,7 @@ def test_control_variates_travel_both_ways_and_are_checked(tmp_path: Path) -> No
         return answer
 
     grid = TinyGrid({**sites, 3: torn})
-    events = federate(grid, tmp_path / "run", tiny_settings(strategy=strategy, rounds=2))
+    events = federate(grid, tmp_path / "run", tiny_settings(strategy=strategy, rounds=2, training=QUICK))
     (one, two) = [event.record for event in events if isinstance(event, RoundFinished)]
     for record in (one, two):
         assert [site.site for site in record.sites] == ["site-1", "site-2"]
@@ -244,15 +304,15 @@ def test_control_variates_travel_both_ways_and_are_checked(tmp_path: Path) -> No
     assert one.sites[0].bytes_up > 1.9 * len(b"".join(v.tobytes() for v in tiny_weights().values()))
 
 
-def test_control_variates_travel_as_the_exchange_says(tmp_path: Path) -> None:
+def test_control_variates_travel_as_the_exchange_says(tmp_path: Path, played: Play) -> None:
     """Lossy exchanges shrink them too, both ways."""
-    sizes = {}
-    for exchange in ("fp32", "fp16", "compact"):
-        settings = tiny_settings(strategy=named_strategy("scaffold"), exchange=exchange, rounds=2, minimum_sites=2)
+    records = {"fp32": played("scaffold", "fp32").records[1]}
+    for exchange in ("fp16", "compact"):
+        settings = tiny_settings(strategy=named_strategy("scaffold"), exchange=exchange, rounds=2, training=QUICK)
         events = federate(TinyGrid(sites_in(tmp_path / exchange, 2)), tmp_path / f"run-{exchange}", settings)
-        last = next(event.record for event in reversed(events) if isinstance(event, RoundFinished))
-        assert not last.set_aside
-        sizes[exchange] = [(site.bytes_up, site.bytes_down) for site in last.sites]
+        records[exchange] = next(event.record for event in reversed(events) if isinstance(event, RoundFinished))
+    assert not any(record.set_aside for record in records.values())
+    sizes = {name: [(site.bytes_up, site.bytes_down) for site in record.sites] for name, record in records.items()}
     assert len(sizes["fp32"]) == 2
     for one, other, most in (("fp16", "fp32", 0.6), ("compact", "fp16", 0.7)):
         for small, large in zip(np.ravel(sizes[one]), np.ravel(sizes[other]), strict=True):
@@ -287,7 +347,7 @@ def test_what_the_server_remembers_is_the_sum_of_what_sites_do(tmp_path: Path, n
         return Message(Error(1, "lost on its way"), reply_to=message) if lost else answer
 
     grid.sites |= {1: first, 3: losing}
-    settings = tiny_settings(strategy=named_strategy(name), exchange=exchange, rounds=5)
+    settings = tiny_settings(strategy=named_strategy(name), exchange=exchange, rounds=5, training=QUICK)
     events = federate(grid, tmp_path / "run", settings)
     took_part = [[site.site for site in e.record.sites] for e in events if isinstance(e, RoundFinished)]
     all_four = ["site-1", "site-2", "site-3", "site-4"]
@@ -310,15 +370,19 @@ def test_what_the_server_remembers_is_the_sum_of_what_sites_do(tmp_path: Path, n
 
 def test_the_personal_model_stays_and_is_held_near_the_global_one(tmp_path: Path) -> None:
     distances = []
-    for number, strength in enumerate((1e-3, 1000.0)):
-        site = tiny_site(tmp_path / str(number))
-        plain = _train(tiny_site(tmp_path / f"plain-{number}"), train_request(1))
+    plain = _train(one_window_site(tmp_path / "plain"), train_request(1))
+    for strength in (1e-3, 1000.0):
+        site = one_window_site(tmp_path / str(strength))
         reply = _train(site, replace(train_request(1), rule=LocalRule(personal=strength)))
         assert same(reply.update, plain.update), "the update is that of plain training"
         personal = weights_of(load(site.work / "run-1" / "personal-0001.safetensors"))
         received = tiny_weights()
         distances.append(sum(float(np.square(personal[n] - received[n]).sum()) for n in received if not is_buffer(n)))
     assert distances[1] < 0.5 * distances[0]
+
+
+def one_window_site(folder: Path) -> SiteSettings:
+    return tiny_site(folder, draw=ball_of_one_window)
 
 
 def _train(site: SiteSettings, request: TrainRequest) -> TrainReply:

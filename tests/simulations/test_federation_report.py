@@ -17,7 +17,7 @@ def names() -> list[str]:
     """Most are of the tenth that sites keep from training: enough for a verdict without hundreds of cases."""
     everyone = sorted((f"patient_{number:03d}" for number in range(400)), key=name_fraction)
     kept = sum(name_fraction(name) < DEFAULT_VALIDATION_SHARE for name in everyone)
-    return [*everyone[kept - 20 : kept], *everyone[-10:]]
+    return [*everyone[kept - 12 : kept], *everyone[-5:]]
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,14 @@ def test_the_report_answers_the_hospital(compared):
     assert summary(folder)["weights_sha256"] in text
 
 
+def test_three_kinds_of_training_stand_side_by_side(compared):
+    folder, printed = compared
+    assert re.search(r"^federated .*\n^pooled .*\n^site-1 alone .*\n^site-2 alone ", printed, re.M)
+    assert set(summary(folder)["compared"]) == {"pooled", "site-1", "site-2"}
+    assert (folder / "comparison.png").stat().st_size > 1000
+    assert not list((folder / "compared").rglob("overlay-*")), "pictures that no page shows"
+
+
 def test_no_case_is_named_and_no_patient_shown_in_the_report_that_may_leave(compared):
     folder, _ = compared
     assert "patient_" in (folder / "evaluation" / "report.html").read_text()  # the one that stays does name them
@@ -85,7 +93,7 @@ def test_no_case_is_named_and_no_patient_shown_in_the_report_that_may_leave(comp
     assert pictures == {"comparison.png", "gains.png", "cross-site.png", "rounds-loss.png", "rounds-dice.png"}
 
 
-def test_the_pages_look_right(compared, browser):
+def test_the_page_looks_right(compared, browser):
+    """That of an evaluation is looked at with the evaluation."""
     folder, _ = compared
     looks_right(browser, folder / "report.html")
-    looks_right(browser, folder / "evaluation" / "report.html")

@@ -30,7 +30,7 @@ def digests(folder):
 
 @pytest.fixture(scope="module")
 def phantoms():
-    return [phantom(seed) for seed in range(30)]
+    return [phantom(seed) for seed in range(20)]
 
 
 def test_a_case_is_a_small_crop_around_one_structure_of_two_parts(phantoms):

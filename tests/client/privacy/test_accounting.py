@@ -144,7 +144,7 @@ def test_the_grid_meets_the_closed_form_where_nearly_all_are_sampled(z: float, s
 
 
 @given(st.lists(events, min_size=2, max_size=4), st.randoms())
-@settings(max_examples=examples(12))
+@settings(max_examples=examples(8))
 def test_order_and_splitting_do_not_matter(some: list[Event], random: object) -> None:
     shuffled = [half for each in some for half in split(each)]
     random.shuffle(shuffled)  # type: ignore[attr-defined]
@@ -158,7 +158,7 @@ def split(event: Event) -> list[Event]:
 
 
 @given(st.lists(events, min_size=0, max_size=2), events)
-@settings(max_examples=examples(8))
+@settings(max_examples=examples(5))
 def test_more_costs_more(before: list[Event], last: Event) -> None:
     """More steps, less noise, a larger rate, a smaller delta: each but for the grid's own error of 0.2 %."""
     one = spent([*before, last], DELTA)
@@ -179,7 +179,7 @@ def test_more_costs_more(before: list[Event], last: Event) -> None:
     steps=st.integers(1, 2000),
     before=st.lists(events, max_size=1),
 )
-@settings(max_examples=examples(8))
+@settings(max_examples=examples(5))
 def test_calibration_never_exceeds_the_target_and_is_tight(
     epsilon: float, delta: float, rate: float, steps: int, before: list[Event]
 ) -> None:

@@ -116,6 +116,8 @@ def clip_the_crops(
     gradients.clear()
 
 
+# As many duels as refute a claim of 5.8 with something to spare: what hides behind chance takes more of them.
+DUELS = {"no sampling": 200, "batches clipped": 300}
 MISTAKES: dict[str, dict[str, Any]] = {
     "no noise": {"make_gradients": WithoutNoise},
     "noise divided twice": {"make_gradients": NoiseDividedTwice},
@@ -129,7 +131,9 @@ MISTAKES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_proved(mistake: str):
     """The mutations of the issue, and three more, against a claim of epsilon 5.8: all are refuted."""
-    result = audit_mechanism(promise_of(0.5, 1.5, 10), canaries=60, duels=300, seed=1, **MISTAKES[mistake])
+    result = audit_mechanism(
+        promise_of(0.5, 1.5, 10), canaries=60, duels=DUELS.get(mistake, 100), seed=1, **MISTAKES[mistake]
+    )
     assert result.contradicts
     assert result.lower_bound > result.claimed
 
@@ -145,24 +149,25 @@ def test_one_run_with_a_crowd_of_canaries_is_enough_for_a_small_claim(mistake: s
 
 
 def test_a_claim_of_epsilon_8_is_refuted_without_noise_by_a_few_hundred_duels():
-    promise = promise_of(0.5, 1.23, 10)
+    promise = promise_of(1.0, 1.9, 10)  # without sampling, whose cost is worked out faster
     assert 7.5 < promise.epsilon < 8
     assert audit_mechanism(promise, canaries=60, duels=150, seed=3, make_gradients=WithoutNoise).contradicts
 
 
 @pytest.mark.parametrize(
-    ("rate", "multiplier", "steps"), [(0.5, 1.5, 10), (1.0, 1.0, 1), (1.0, 4.0, 8), (0.2, 1.0, 12)]
+    ("rate", "multiplier", "steps"),
+    [(0.5, 1.5, 10), (1.0, 1.0, 1), (1.0, 4.0, 8), pytest.param(0.2, 1.0, 12, marks=pytest.mark.slow)],
 )
 @pytest.mark.parametrize("seed", [1, 2, 3] if NIGHT in os.environ else [1])
 def test_the_right_mechanism_keeps_its_claim(rate: float, multiplier: float, steps: int, seed: int):
-    result = audit_mechanism(promise_of(rate, multiplier, steps), canaries=min(400, examples(120)), seed=seed)
+    result = audit_mechanism(promise_of(rate, multiplier, steps), canaries=min(400, examples(60)), seed=seed)
     assert not result.contradicts
     assert result.lower_bound <= result.claimed
 
 
 def test_the_attack_is_strong_enough_to_find_most_of_what_is_lost():
     """Else staying below the claim would say nothing."""
-    result = audit_mechanism(promise_of(1.0, 1.0, 1), canaries=300, duels=1500, seed=4)
+    result = audit_mechanism(promise_of(1.0, 1.0, 1), canaries=300, duels=1000, seed=4)
     assert 0.6 * result.claimed < result.lower_bound <= result.claimed
 
 
@@ -170,7 +175,7 @@ def test_the_attack_is_strong_enough_to_find_most_of_what_is_lost():
 def test_adaptive_clipping_keeps_its_claim(seed: int):
     """Its noisier gradients pay for a count that the attack does not look at."""
     adaptive = partial(PatientGradients, quantile=0.5)
-    result = audit_mechanism(promise_of(0.5, 1.5, 10), clip=0.3, canaries=100, seed=seed, make_gradients=adaptive)
+    result = audit_mechanism(promise_of(0.5, 1.5, 10), clip=0.3, canaries=60, seed=seed, make_gradients=adaptive)
     assert 0 < result.lower_bound <= result.claimed
 
 
@@ -185,7 +190,7 @@ def test_a_real_models_parameters_and_patients_are_played_with():
         value.backward()
         return float(value.detach())
 
-    audit = partial(audit_mechanism, promise_of(0.5, 5.0, 4), canaries=500, duels=50, seed=5, patients=[patient] * 3)
+    audit = partial(audit_mechanism, promise_of(1.0, 8.0, 4), canaries=300, duels=50, seed=5, patients=[patient] * 3)
     right, wrong = (
         audit(parameters=list(model.parameters())),
         audit(parameters=list(model.parameters()), make_gradients=WithoutNoise),
@@ -296,7 +301,7 @@ def test_more_right_guesses_prove_more(guesses: int, data: st.DataObject, delta:
 @pytest.mark.parametrize("bound", [crowd_bound, duel_bound])
 def test_bounds_grow_with_right_guesses(bound: Callable[..., float]):
     promise = promise_of(0.5, 1.5, 10)
-    found = [bound(promise, 400, 200, right, 0.01) for right in range(100, 201, 10)]
+    found = [bound(promise, 400, 200, right, 0.01) for right in range(100, 201, 20)]
     assert found == sorted(found)
     assert found[0] == 0
     assert found[-1] > 2

@@ -272,7 +272,7 @@ def check_after_the_crash(place: Path, state: str, returned: int, seen_before: s
 def test_killed_before_any_statement_it_never_under_counts(tmp_path: Path, state: str) -> None:
     """Before each at night; by day before some, which are others for each state."""
     before_the_crash(tmp_path, state)
-    start, step = (0, 1) if NIGHT in os.environ else (STATES.index(state), len(STATES) + 1)
+    start, step = (0, 1) if NIGHT in os.environ else (2 * STATES.index(state), 2 * len(STATES) + 1)
     seen: set[int] = set()
     looks: set[tuple[object, ...]] = set()
     for place, returned in kill_everywhere(tmp_path, "statement", start, step):
@@ -286,7 +286,7 @@ def test_killed_at_any_byte_of_its_writes_it_never_under_counts(tmp_path: Path) 
     before_the_crash(tmp_path, "old")
     size = (tmp_path / "before" / LEDGER).stat().st_size
     seen, torn = set(), 0
-    for place, returned in kill_everywhere(tmp_path, "byte", size, 11 if NIGHT in os.environ else 23):
+    for place, returned in kill_everywhere(tmp_path, "byte", size, 11 if NIGHT in os.environ else 37):
         torn += not (place / LEDGER).read_bytes().endswith(b"\n")
         check_after_the_crash(place, "old", returned, set())
         seen.add(returned)

@@ -6,7 +6,9 @@ Oracles: counting all pairs; cases worked out by hand; closed forms; models that
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -245,14 +247,32 @@ def test_shadow_models_give_them_away_too(patients: tuple[Patient, ...]):
 STEPS = 4
 
 
-def write_run(
-    folder: Path, *, private: bool, noise: str = "secure", task: Task = TASK, delta: float | None = None, **changed: Any
+WriteRun = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def write_run(tmp_path_factory: pytest.TempPathFactory) -> WriteRun:
+    """`write_run(folder, private=...)`: a folder as `segfed simulate` leaves it, whose patients are drawn once."""
+    sites = tmp_path_factory.mktemp("sites")
+    for name, cases, seed in (("site-1", 4, 1), ("site-2", 4, 2), ("held-out", 3, 3)):
+        write_site(sites / name, cases, seed, unrelated)
+    return partial(_write_run, sites)
+
+
+def _write_run(
+    sites: Path,
+    folder: Path,
+    *,
+    private: bool,
+    noise: str = "secure",
+    task: Task = TASK,
+    delta: float | None = None,
+    **changed: Any,
 ) -> Path:
-    """A folder as `segfed simulate` leaves it: two sites, held-out cases, a model, run.json and summary.json."""
-    for name, cases, seed in (("site-1", 5, 1), ("site-2", 5, 2), ("held-out", 4, 3)):
-        write_site(folder / "sites" / name, cases, seed, unrelated)
+    """Two sites, held-out cases, a model, run.json and summary.json."""
+    shutil.copytree(sites, folder / "sites")
     save(folder / "last.safetensors", initial_model(task, 0), task)
-    privacy = PrivacySettings(epsilon=8.0, patients=5, crops=1, local_steps=2, noise=noise)  # type: ignore[arg-type]
+    privacy = PrivacySettings(epsilon=8.0, patients=4, crops=1, local_steps=2, noise=noise)  # type: ignore[arg-type]
     own = {"crops": 1, "local_steps": 2, "noise": noise}  # the number of patients is worked out when they are dealt out
     settings = {
         **{
@@ -268,15 +288,15 @@ def write_run(
     }
     multiplier = 1.5
     claimed = spent((Event(privacy.sampling_rate, multiplier, STEPS),), 1e-5)
-    promise = Promise(claimed, 1e-5, claimed, multiplier, privacy.sampling_rate, STEPS, 5, noise == "secure")
-    sites = {name: {**promise.to_json(), **changed} for name in ("site-1", "site-2")}
-    told = {"unit": "patient", "claimed": noise == "secure", "sites": sites} if private else None
+    promise = Promise(claimed, 1e-5, claimed, multiplier, privacy.sampling_rate, STEPS, 4, noise == "secure")
+    promises = {name: {**promise.to_json(), **changed} for name in ("site-1", "site-2")}
+    told = {"unit": "patient", "claimed": noise == "secure", "sites": promises} if private else None
     (folder / "run.json").write_text(json.dumps({"settings": settings}), encoding="utf-8")
     (folder / "summary.json").write_text(json.dumps({"privacy": told}), encoding="utf-8")
     return folder
 
 
-def test_a_private_runs_mechanism_and_model_are_attacked(tmp_path: Path):
+def test_a_private_runs_mechanism_and_model_are_attacked(write_run: WriteRun, tmp_path: Path):
     phases: list[str] = []
     folder = write_run(tmp_path / "run", private=True)
     result = audit_run(folder, canaries=200, device="cpu", seed=1, on_phase=phases.append)
@@ -285,7 +305,7 @@ def test_a_private_runs_mechanism_and_model_are_attacked(tmp_path: Path):
     assert result["verdict"] == "not refuted"
     assert mechanism["sites"] == ["site-1", "site-2"]  # one audit, for they promise the same
     assert 0 < mechanism["lower_bound"] <= mechanism["claimed"]
-    assert (threshold["members"], threshold["others"]) == (10, 4)  # nothing is kept for validation in a private run
+    assert (threshold["members"], threshold["others"]) == (8, 3)  # nothing is kept for validation in a private run
     assert result["membership"]["likelihood_ratio"] is None
     assert result["membership"]["allowed_tpr"] == most_found(mechanism["claimed"], 1e-5)
     assert result["model_sha256"] == hashlib.sha256((folder / "last.safetensors").read_bytes()).hexdigest()
@@ -293,19 +313,21 @@ def test_a_private_runs_mechanism_and_model_are_attacked(tmp_path: Path):
     assert "secret" not in json.dumps(result) + "".join(phases)  # no case's name
 
 
-def test_the_public_number_of_patients_is_that_of_the_runs_promises(tmp_path: Path):
-    """With five patients a delta of 0.1 may be asked for; with the twenty that settings suppose, it may not."""
+def test_the_public_number_of_patients_is_that_of_the_runs_promises(write_run: WriteRun, tmp_path: Path):
+    """With four patients a delta of 0.1 may be asked for; with the twenty that settings suppose, it may not."""
     run = read_run(write_run(tmp_path / "run", private=True, delta=0.1))
     assert run.privacy is not None
-    assert (run.privacy.patients, run.privacy.delta) == (5, 0.1)
+    assert (run.privacy.patients, run.privacy.delta) == (4, 0.1)
 
 
-def test_a_run_without_privacy_has_its_model_attacked(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_run_without_privacy_has_its_model_attacked(
+    write_run: WriteRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     folder = write_run(tmp_path / "run", private=False)
     audit_and_print(str(folder), deep=False, canaries=100, device="cpu")
     told = json.loads((folder / "privacy.json").read_text(encoding="utf-8"))
     assert (told["verdict"], told["mechanism"]) == ("no claim", [])
-    assert told["membership"]["threshold"]["others"] == 6  # 4 held out, and one that each site validates with
+    assert told["membership"]["threshold"]["others"] == 5  # 3 held out, and one that each site validates with
     assert told["membership"]["allowed_tpr"] is None
     printed = capsys.readouterr().out
     assert "No privacy is claimed" in printed
@@ -313,7 +335,7 @@ def test_a_run_without_privacy_has_its_model_attacked(tmp_path: Path, capsys: py
 
 
 @pytest.mark.parametrize("private", [True, False])
-def test_deep_trains_shadow_models(tmp_path: Path, private: bool):
+def test_deep_trains_shadow_models(write_run: WriteRun, tmp_path: Path, private: bool):
     folder = write_run(tmp_path / "run", private=private)
     result = audit_run(folder, deep=True, canaries=50, duels=50, shadows=4, device="cpu", seed=2)
     ratio = result["membership"]["likelihood_ratio"]
@@ -321,7 +343,9 @@ def test_deep_trains_shadow_models(tmp_path: Path, private: bool):
     assert 0 <= ratio["auc_low"] <= ratio["auc"] <= ratio["auc_high"] <= 1
 
 
-def test_a_claim_that_is_too_small_is_refuted_and_ends_in_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_claim_that_is_too_small_is_refuted_and_ends_in_an_error(
+    write_run: WriteRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     """As if the accountant had miscounted: the noise is what was promised, and the epsilon a fraction of its own."""
     folder = write_run(tmp_path / "run", private=True, epsilon=0.05)
     with pytest.raises(AuditError, match="do not release its model"):
@@ -330,7 +354,9 @@ def test_a_claim_that_is_too_small_is_refuted_and_ends_in_an_error(tmp_path: Pat
     assert json.loads((folder / "privacy.json").read_text(encoding="utf-8"))["verdict"] == "refuted"
 
 
-def test_the_table_says_what_was_tried_found_claimed_and_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_table_says_what_was_tried_found_claimed_and_not_shown(
+    write_run: WriteRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     audit_and_print(str(write_run(tmp_path / "run", private=True)), deep=False, canaries=60, device="cpu")
     printed = " ".join(capsys.readouterr().out.split())
     for text in ("canary patients", "guesses right", "at delta 1e-05", "AUC", "Not refuted", "does not show"):
@@ -338,15 +364,15 @@ def test_the_table_says_what_was_tried_found_claimed_and_not_shown(tmp_path: Pat
     assert "secret" not in printed
 
 
-def test_seeded_noise_claims_nothing(tmp_path: Path):
+def test_seeded_noise_claims_nothing(write_run: WriteRun, tmp_path: Path):
     folder = write_run(tmp_path / "run", private=True, noise="seeded", epsilon=0.05, proven=False)
-    result = audit_run(folder, canaries=100, device="cpu", seed=3)
+    result = audit_run(folder, canaries=60, device="cpu", seed=3)
     assert result["verdict"] == "no claim"
     assert len(result["mechanism"]) == 1
 
 
 @pytest.mark.parametrize("missing", ["run.json", "summary.json", "last.safetensors"])
-def test_a_folder_that_is_no_finished_run_is_refused(tmp_path: Path, missing: str):
+def test_a_folder_that_is_no_finished_run_is_refused(write_run: WriteRun, tmp_path: Path, missing: str):
     folder = write_run(tmp_path / "run", private=True)
     (folder / missing).unlink()
     with pytest.raises(CheckpointError, match=missing):
@@ -355,14 +381,14 @@ def test_a_folder_that_is_no_finished_run_is_refused(tmp_path: Path, missing: st
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"privacy": {"sites": {"site-1": {}}, "claimed": true}}'])
-def test_a_damaged_summary_is_refused(tmp_path: Path, text: str):
+def test_a_damaged_summary_is_refused(write_run: WriteRun, tmp_path: Path, text: str):
     folder = write_run(tmp_path / "run", private=True)
     (folder / "summary.json").write_text(text, encoding="utf-8")
     with pytest.raises(CheckpointError, match="is damaged"):
         audit_run(folder, canaries=60, device="cpu", seed=5)
 
 
-def test_too_few_canaries_are_refused_before_anything_is_read(tmp_path: Path):
+def test_too_few_canaries_are_refused_before_anything_is_read(write_run: WriteRun, tmp_path: Path):
     folder = write_run(tmp_path / "run", private=True)
     with pytest.raises(ConfigurationError, match="an audit needs 50"):
         audit_run(folder, canaries=10, device="cpu")

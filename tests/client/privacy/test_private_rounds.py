@@ -24,6 +24,7 @@ from client.contract import (
 from client.failures import SITE_REFUSAL
 from client.limits import SiteLimits
 from client.privacy import phases as private_phases
+from client.privacy.accounting import Event, spent
 from client.privacy.ledger import read_ledger
 from client.privacy.settings import PrivacySettings
 from client.records import digest_of
@@ -35,16 +36,16 @@ from segformer3d.fit import initial_model
 from segformer3d.settings import TrainingSettings
 from segformer3d.tasks import Task, adjust
 
-from ..tiny_site import TINY, context_of, message_with, tiny_site
+from ..tiny_site import TINY, ball_of_one_window, context_of, message_with, tiny_site
 
 TASK = adjust(TINY, {"norm": "group"}, {})
-ROUNDS = 4
+ROUNDS = 3
 CASES = 6
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> SiteSettings:
-    return tiny_site(tmp_path_factory.mktemp("hospital"), cases=CASES)
+    return tiny_site(tmp_path_factory.mktemp("hospital"), cases=CASES, draw=ball_of_one_window)
 
 
 @pytest.fixture
@@ -152,17 +153,21 @@ def test_what_is_computed_anew_is_charged_anew_and_has_new_noise(site: SiteSetti
 def test_two_runs_compose_and_the_third_is_refused_before_a_gradient(
     site: SiteSettings, monkeypatch: pytest.MonkeyPatch
 ):
-    site = limited(site, epsilon=8.0)
+    promise = PrepareReply.decode(content(ask(site, preparing(asked())))).promise
+    assert promise is not None
+    both = Event(promise.sampling_rate, promise.noise_multiplier, 2 * ROUNDS)
+    limit = math.ceil(spent((both,), 1e-5) * 100) / 100  # two runs and hardly more
+    site = limited(site, epsilon=limit)
     for run in ("run-1", "run-2"):
-        content(ask(site, preparing(asked(epsilon=4.0), run)))
+        content(ask(site, preparing(asked(), run)))
         for number in range(1, ROUNDS + 1):
-            train(site, number, run, epsilon=4.0)
-    spent = read_ledger(site.ledger_file).contents.spent(1e-5)
-    assert 4.0 < spent < 8.0
+            train(site, number, run)
+    cost = read_ledger(site.ledger_file).contents.spent(1e-5)
+    assert 8.0 < cost < limit
     monkeypatch.setattr(private_phases, "train_private", lambda *_, **__: pytest.fail("a gradient was computed"))
-    assert "its limit is 8" in refusal(ask(site, preparing(asked(epsilon=6.0), "run-3")))
-    assert "limit is 8" in refusal(ask(site, training(asked(epsilon=50.0), 1, "run-3")))
-    assert read_ledger(site.ledger_file).contents.spent(1e-5) == spent
+    for message in (preparing(asked(), "run-3"), training(asked(), 1, "run-3")):
+        assert f"limit is {limit:g}" in refusal(ask(site, message))
+    assert read_ledger(site.ledger_file).contents.spent(1e-5) == cost
 
 
 def test_a_run_that_goes_on_is_not_asked_to_pay_twice(site: SiteSettings):

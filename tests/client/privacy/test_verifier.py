@@ -283,10 +283,11 @@ def test_a_coordinators_run_folder_is_read(tmp_path: Path):
 
 
 def test_a_simulations_run_folder_is_read_with_the_patients_of_its_smallest_site(tmp_path: Path):
-    settings = {"rounds": 7, "epsilon": 8.0, "delta": None, "privacy": {"sampling_rate": 0.5, "crops": 3}}
+    settings = {"rounds": 10, "epsilon": 8.0, "delta": None, "privacy": {"sampling_rate": 0.5, "crops": 3}}
     (tmp_path / "run.json").write_text(json.dumps({"settings": settings, "task": TASK.to_json()}))
     assert read_configuration(tmp_path).privacy == PrivacySettings(8.0, sampling_rate=0.5, crops=3)
-    sites = {f"site-{n}": make_promise(ASKED, 7, n, float("inf"), 1.0).to_json() for n in (9, 8)}
+    promise = make_promise(ASKED, 10, 9, float("inf"), 1.0)
+    sites = {f"site-{n}": replace(promise, patients=n).to_json() for n in (9, 8)}
     (tmp_path / "summary.json").write_text(json.dumps({"privacy": {"sites": sites}}))
     assert read_configuration(tmp_path).privacy == PrivacySettings(8.0, patients=8, sampling_rate=0.5, crops=3)
 

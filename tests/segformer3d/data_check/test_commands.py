@@ -2,58 +2,84 @@
 
 import csv
 import json
+import os
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import segfed
 from segformer3d.data_check.report import SHOWN
 from segformer3d.data_check.rules import RULES, Severity
 from segformer3d.quarantine import read_quarantine
+from tests.commands import Done, one_line, run_here
 from tests.segformer3d.data_check.conftest import image_of, label_of, read, write
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
-    """Exit code, output and errors of `segfed data check`."""
-    code = segfed.main(["data", "check", *map(str, words)])
-    said = capsys.readouterr()
-    return code, said.out, said.err
+@dataclass(frozen=True)
+class Check:
+    """A folder, what `segfed data check` said of it, and where it wrote."""
+
+    data: Path
+    done: Done
+    out: Path
 
 
-@pytest.fixture
-def damaged(folder: Path) -> Path:
+def check(*words: object) -> Done:
+    """`segfed data check`, however it ends."""
+    return run_here(("data", "check", *words))
+
+
+@pytest.fixture(scope="module")
+def of_sound(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> Check:
+    """Checked without --out."""
+    before, here = Path.cwd(), tmp_path_factory.mktemp("here")
+    os.chdir(here)
+    try:
+        done = check(sound)
+    finally:
+        os.chdir(before)
+    return Check(sound, done, here / "data-check" / sound.name)
+
+
+@pytest.fixture(scope="module")
+def of_damaged(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> Check:
     """A truncated case, a copied one, and one with another contrast."""
+    place = tmp_path_factory.mktemp("damaged")
+    folder = Path(shutil.copytree(sound, place / "data"))
     image_of(folder, "b").write_bytes(image_of(folder, "b").read_bytes()[:500])
-    for place in (image_of, label_of):
-        place(folder, "k").write_bytes(place(folder, "c").read_bytes())
+    for kind in (image_of, label_of):
+        kind(folder, "k").write_bytes(kind(folder, "c").read_bytes())
     values = read(image_of(folder, "e"))
     write(image_of(folder, "e"), values.max() + values.min() - values)
-    return folder
+    return Check(folder, check(folder, "--out", place / "checked"), place / "checked")
 
 
-def test_sound_cases_end_well(sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = run(capsys, sound, "--out", tmp_path / "checked")
-    assert (code, err) == (0, "")
-    assert "12 cases of task tiny looked at" in out
-    assert "0 must not be used, 0 should be looked at" in out
-    assert "spacing 1 mm" not in out
-    assert "1 x 1 x 1 mm, 26 x 24 x 22 voxels" in out
-    assert "Nothing stands out." in out
-    assert (tmp_path / "checked" / "quarantine.csv").read_text() == "case,reason\n"
+def test_sound_cases_end_well(of_sound: Check) -> None:
+    done = of_sound.done
+    assert (done.code, done.stderr) == (0, "")
+    assert "12 cases of task tiny looked at" in done.stdout
+    assert "0 must not be used, 0 should be looked at" in done.stdout
+    assert "spacing 1 mm" not in done.stdout
+    assert "1 x 1 x 1 mm, 26 x 24 x 22 voxels" in done.stdout
+    assert "Nothing stands out." in done.stdout
+    assert (of_sound.out / "quarantine.csv").read_text() == "case,reason\n"
 
 
-def test_what_is_wrong_is_said_with_case_rule_and_remedy(
-    damaged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, out, err = run(capsys, damaged, "--out", tmp_path / "checked")
-    assert code == 1
-    assert "2 must not be used, 1 should be looked at" in out
-    table = " ".join(out.split())
+def test_without_out_it_says_where_it_wrote(of_sound: Check) -> None:
+    assert f"are in data-check/{of_sound.data.name}." in of_sound.done.stdout
+    assert (of_sound.out / "check.json").is_file()
+
+
+def test_what_is_wrong_is_said_with_case_rule_and_remedy(of_damaged: Check) -> None:
+    done = of_damaged.done
+    assert done.code == 1
+    assert "2 must not be used, 1 should be looked at" in done.stdout
+    table = " ".join(done.stdout.split())
     for words in (
         "error unreadable b",
         "error duplicate k",
@@ -62,13 +88,12 @@ def test_what_is_wrong_is_said_with_case_rule_and_remedy(
     ):
         assert words in table
     assert "They name cases and show images: keep them here." in table
-    (line,) = err.splitlines()
+    (line,) = done.stderr.splitlines()
     assert line.startswith("segfed: 2 of 12 cases must not be used; mend them, or leave them out: cp ")
 
 
-def test_the_files_say_the_same(damaged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(capsys, damaged, "--out", tmp_path)
-    told = json.loads((tmp_path / "check.json").read_text())
+def test_the_files_say_the_same(of_damaged: Check) -> None:
+    told = json.loads((of_damaged.out / "check.json").read_text())
     assert (told["task"], told["looked_at"], told["usable"]) == ("tiny", 12, 10)
     assert [(f["severity"], f["rule"], f["case"]) for f in told["findings"]][:2] == [
         ("error", "unreadable", "b"),
@@ -78,73 +103,51 @@ def test_the_files_say_the_same(damaged: Path, tmp_path: Path, capsys: pytest.Ca
     facts = {case["name"]: case for case in told["cases"]}
     assert set(facts) == set("acdefghijkl")
     assert facts["a"]["geometry"]["shape"] == [26, 24, 22]
-    with (tmp_path / "quarantine.csv").open() as file:
+    with (of_damaged.out / "quarantine.csv").open() as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["case", "reason"]
     assert [row[0] for row in rows[1:]] == ["b", "k"]
     assert rows[2][1] == "duplicate: it is the scan of c (the same file)"
 
 
-def test_once_the_list_lies_beside_the_data_the_check_ends_well(
-    damaged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The command that the error names does it; a second check keeps what is listed."""
-    _, _, err = run(capsys, damaged, "--out", tmp_path / "checked")
-    copy = err.partition("leave them out: ")[2].partition(" (where")[0].split()
-    assert copy == ["cp", str(tmp_path / "checked" / "quarantine.csv"), str(damaged)]
-    (damaged / "quarantine.csv").write_bytes((tmp_path / "checked" / "quarantine.csv").read_bytes())
-    code, out, err = run(capsys, damaged, "--out", tmp_path / "again")
-    assert (code, err) == (0, "")
-    assert "10 cases of task tiny looked at" in out
-    assert "2 cases are on the quarantine list" in out
-    assert read_quarantine(tmp_path / "again" / "quarantine.csv") == read_quarantine(damaged / "quarantine.csv")
-
-
-def test_a_list_elsewhere_does_as_well(damaged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(capsys, damaged, "--out", tmp_path / "checked")
-    listed = tmp_path / "checked" / "quarantine.csv"
-    code, _, _ = run(capsys, damaged, "--out", tmp_path / "again", "--quarantine", listed)
-    assert code == 0
-
-
-def test_the_pictures_show_what_stands_out(damaged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each is a picture with something on it, and the suspects are gone once there are none."""
-    run(capsys, damaged, "--out", tmp_path / "checked")
+def test_the_pictures_show_what_stands_out(of_damaged: Check, of_sound: Check) -> None:
+    """Each is a picture with something on it; where nothing stands out, there are no suspects."""
     for name in ("distributions.png", "histograms.png", "suspects.png"):
-        with Image.open(tmp_path / "checked" / name) as picture:
+        with Image.open(of_damaged.out / name) as picture:
             pixels = np.asarray(picture.convert("L"))
         assert min(pixels.shape) > 200
         assert pixels.std() > 10
-    for name in "bek":
-        image_of(damaged, name).unlink()
-    described = json.loads((damaged / "dataset.json").read_text())
-    kept = [entry for entry in described["training"] if not any(f"/{name}.nii" in entry["image"] for name in "bek")]
-    (damaged / "dataset.json").write_text(json.dumps({**described, "training": kept}))
-    run(capsys, damaged, "--out", tmp_path / "checked")
-    assert not (tmp_path / "checked" / "suspects.png").exists()
+    assert {path.name for path in of_sound.out.glob("*.png")} == {"distributions.png", "histograms.png"}
 
 
-def test_a_folder_of_unreadable_cases_is_checked_to_its_end(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_once_the_lists_are_made_the_check_ends_well(of_damaged: Check, tmp_path: Path) -> None:
+    """One beside the data, as the error says, and one elsewhere. What is listed is kept, and the old picture goes."""
+    data = Path(shutil.copytree(of_damaged.data, tmp_path / "data"))
+    out = Path(shutil.copytree(of_damaged.out, tmp_path / "checked"))
+    copy = of_damaged.done.stderr.partition("leave them out: ")[2].partition(" (where")[0].split()
+    assert copy == ["cp", str(of_damaged.out / "quarantine.csv"), str(of_damaged.data)]
+    shutil.copy(of_damaged.out / "quarantine.csv", data)
+    (tmp_path / "elsewhere.csv").write_text("case,reason\ne,another contrast\n")
+    done = check(data, "--out", out, "--quarantine", tmp_path / "elsewhere.csv")
+    assert (done.code, done.stderr) == (0, "")
+    assert "9 cases of task tiny looked at" in done.stdout
+    assert "3 cases are on the quarantine list" in done.stdout
+    listed = {**read_quarantine(data / "quarantine.csv"), **read_quarantine(tmp_path / "elsewhere.csv")}
+    assert read_quarantine(out / "quarantine.csv") == listed
+    assert set(listed) == set("bek")
+    assert not (out / "suspects.png").exists()
+
+
+def test_a_folder_of_unreadable_cases_is_checked_to_its_end(folder: Path, tmp_path: Path) -> None:
     """One rule, many cases: the screen is cut short, the files have them all."""
     for name in "abcdefghijkl":
         image_of(folder, name).write_bytes(b"broken")
-    code, out, err = run(capsys, folder, "--out", tmp_path / "checked")
-    assert code == 1
-    assert f"and {12 - SHOWN} more, see check.json" in out
-    assert "12 of 12 cases must not be used" in err
+    done = check(folder, "--out", tmp_path / "checked")
+    assert done.code == 1
+    assert f"and {12 - SHOWN} more, see check.json" in done.stdout
+    assert "12 of 12 cases must not be used" in done.stderr
     assert len(json.loads((tmp_path / "checked" / "check.json").read_text())["findings"]) == 12
     assert not (tmp_path / "checked" / "distributions.png").exists()
-
-
-def test_without_out_it_says_where_it_wrote(
-    sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    _, out, _ = run(capsys, sound)
-    assert f"are in data-check/{sound.name}." in out
-    assert (tmp_path / "data-check" / sound.name / "check.json").is_file()
 
 
 @pytest.mark.parametrize(
@@ -158,14 +161,10 @@ def test_without_out_it_says_where_it_wrote(
         (["{data}", "--task", "nothing"], "nothing"),
     ],
 )
-def test_a_mistake_is_one_line(
-    sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], line: str
-) -> None:
-    told: list[Any] = [word.replace("{data}", str(sound)) for word in words]
-    code, _, err = run(capsys, *told, "--out", tmp_path)
-    assert code == 1
-    assert len(err.splitlines()) == 1
-    assert line in err
+def test_a_mistake_is_one_line(sound: Path, tmp_path: Path, words: list[str], line: str) -> None:
+    done = check(*(word.replace("{data}", str(sound)) for word in words), "--out", tmp_path)
+    assert done.code == 1
+    assert line in one_line(done)
 
 
 def test_the_documentation_names_every_rule_and_no_other() -> None:

@@ -28,7 +28,7 @@ def test_differences_below_the_floor_are_none():
     assert standing_apart([*alike, 1.76], 0.2) == []
 
 
-@pytest.mark.parametrize("count", [10, 12, 15, 20, 30, 60, 200])
+@pytest.mark.parametrize("count", [10, 30, 200])
 def test_normal_numbers_stand_apart_twice_in_a_thousand_sets(count: int):
     sets = np.random.default_rng(count).standard_normal((3000, count))
     assert sum(bool(standing_apart(values.tolist(), 0.0)) for values in sets) <= 0.003 * len(sets)

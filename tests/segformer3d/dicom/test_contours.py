@@ -1,8 +1,7 @@
 """Contours to masks: exact arithmetic, areas of circles, and hand-worked rings are the oracles."""
 
 import re
-from collections.abc import Sequence
-from fractions import Fraction
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,34 +18,35 @@ from segformer3d.dicom.series import find_series
 from segformer3d.errors import CaseError
 from tests.examples import examples
 
-from .writing import LPS, oblique_affine, save, write_series, write_structure_set
+from .conftest import Written
+from .writing import LPS, oblique_affine, save, write_structure_set
 
 SIZE = (12, 10)
-Polygon = Sequence[tuple[Fraction, Fraction]]
+Polygon = Sequence[tuple[int, int]]  # in eighths of a voxel
 
 
 def exactly_inside(x: int, y: int, polygon: Polygon) -> bool | None:
-    """Whether a point lies inside by the even-odd rule, in rational numbers; None on an edge."""
+    """Whether a point lies inside by the even-odd rule, in whole numbers; None on an edge."""
     inside = False
     for (x0, y0), (x1, y1) in zip(polygon, [*polygon[1:], polygon[0]], strict=True):
         cross = (x1 - x0) * (y - y0) - (y1 - y0) * (x - x0)
         if cross == 0 and min(x0, x1) <= x <= max(x0, x1) and min(y0, y1) <= y <= max(y0, y1):
             return None
-        if (y0 > y) != (y1 > y) and x < x0 + (y - y0) * (x1 - x0) / (y1 - y0):
+        if (y0 > y) != (y1 > y) and (cross > 0) == (y1 > y0):  # the edge passes on the right
             inside = not inside
     return inside
 
 
-COORDINATE = st.integers(-16, 100).map(lambda n: Fraction(n, 8))
+COORDINATE = st.integers(-16, 100)
 
 
 @settings(max_examples=examples(25))
 @given(st.lists(st.tuples(COORDINATE, COORDINATE), min_size=3, max_size=9))
 def test_a_voxel_is_inside_when_its_centre_is(polygon: Polygon) -> None:
-    mask = fill(np.array(polygon, np.float64), SIZE)
+    mask = fill(np.array(polygon, np.float64) / 8, SIZE)
     assert mask.shape == SIZE
     for x, y in np.ndindex(SIZE):
-        expected = exactly_inside(x, y, polygon)
+        expected = exactly_inside(8 * x, 8 * y, polygon)
         assert expected is None or mask[x, y] == expected, (x, y)
 
 
@@ -68,14 +68,21 @@ def rectangle(low: tuple[float, float], high: tuple[float, float], k: float) -> 
     return (LPS @ oblique_affine() @ corners.T).T[:, :3]
 
 
-def scan_and(folder: Path, *polygons: NDArray[np.float64], kind: str = "CLOSED_PLANAR") -> NDArray[np.bool_]:
-    """The mask of one structure with these contours, on a series of 9 x 7 x 5 voxels."""
-    slices = write_series(folder / "scan")
-    write_structure_set(folder / "plan.dcm", slices, {"other": [], "target": polygons}, kind=kind)
-    found = find_series([folder])
-    grid: Grid = check_series(found.series[0]).grid
-    (mask,) = read_contours(found.labels[0], grid, [[1]])
-    return mask
+MakeMask = Callable[..., NDArray[np.bool_]]
+
+
+@pytest.fixture
+def mask_of(tmp_path: Path, plain: Written) -> MakeMask:
+    """`mask_of(*polygons, kind="CLOSED_PLANAR")` is the mask of one structure, on a series of 9 x 7 x 5 voxels."""
+
+    def make(*polygons: NDArray[np.float64], kind: str = "CLOSED_PLANAR") -> NDArray[np.bool_]:
+        path = write_structure_set(tmp_path / "plan.dcm", plain.slices, {"other": [], "target": polygons}, kind=kind)
+        found = find_series([plain.folder, path])
+        grid: Grid = check_series(found.series[0]).grid
+        (mask,) = read_contours(found.labels[0], grid, [[1]])
+        return mask
+
+    return make
 
 
 def box(*ranges: range) -> NDArray[np.bool_]:
@@ -84,37 +91,35 @@ def box(*ranges: range) -> NDArray[np.bool_]:
     return mask
 
 
-def test_a_rectangle_on_two_slices(tmp_path: Path) -> None:
-    mask = scan_and(tmp_path, *(rectangle((1.5, 0.5), (4.5, 2.5), k) for k in (1, 2)))
+def test_a_rectangle_on_two_slices(mask_of: MakeMask) -> None:
+    mask = mask_of(*(rectangle((1.5, 0.5), (4.5, 2.5), k) for k in (1, 2)))
     assert np.array_equal(mask, box(range(2, 5), range(1, 3), range(1, 3)))
 
 
 @pytest.mark.parametrize("kind", ["CLOSED_PLANAR", "CLOSEDPLANAR_XOR"])
-def test_a_contour_inside_another_is_a_hole(tmp_path: Path, kind: str) -> None:
+def test_a_contour_inside_another_is_a_hole(mask_of: MakeMask, kind: str) -> None:
     outer, inner = rectangle((0.5, 0.5), (7.5, 5.5), 2), rectangle((2.5, 1.5), (5.5, 4.5), 2)
     ring = box(range(1, 8), range(1, 6), range(2, 3)) & ~box(range(3, 6), range(2, 5), range(2, 3))
-    assert np.array_equal(scan_and(tmp_path, inner, outer, kind=kind), ring)
+    assert np.array_equal(mask_of(inner, outer, kind=kind), ring)
 
 
-def test_a_keyhole_is_a_hole(tmp_path: Path) -> None:
+def test_a_keyhole_is_a_hole(mask_of: MakeMask) -> None:
     """One contour that goes in along a line, around the hole, and out along the same line."""
     outer, inner = rectangle((0.5, 0.5), (7.5, 5.5), 2), rectangle((2.5, 1.5), (5.5, 4.5), 2)
     keyhole = np.concatenate([outer, outer[:1], inner[:1], inner[::-1], outer[:1]])
     ring = box(range(1, 8), range(1, 6), range(2, 3)) & ~box(range(3, 6), range(2, 5), range(2, 3))
-    assert np.array_equal(scan_and(tmp_path, keyhole), ring)
+    assert np.array_equal(mask_of(keyhole), ring)
 
 
-def test_contours_side_by_side_add_up_and_copies_do_not_cancel(tmp_path: Path) -> None:
+def test_contours_side_by_side_add_up_and_copies_do_not_cancel(mask_of: MakeMask) -> None:
     one, other = rectangle((0.5, 0.5), (2.5, 2.5), 0), rectangle((4.5, 3.5), (6.5, 5.5), 0)
     expected = box(range(1, 3), range(1, 3), range(1)) | box(range(5, 7), range(4, 6), range(1))
-    assert np.array_equal(scan_and(tmp_path, one, other, one), expected)
+    assert np.array_equal(mask_of(one, other, one), expected)
 
 
-def test_a_contour_may_reach_beyond_the_image(tmp_path: Path) -> None:
-    assert np.array_equal(
-        scan_and(tmp_path, rectangle((-5.5, 3.5), (1.5, 40.5), 4)), box(range(2), range(4, 7), range(4, 5))
-    )
-    assert not scan_and(tmp_path / "outside", rectangle((-9.5, 0.5), (-3.5, 4.5), 4)).any()
+def test_a_contour_may_reach_beyond_the_image(mask_of: MakeMask) -> None:
+    assert np.array_equal(mask_of(rectangle((-5.5, 3.5), (1.5, 40.5), 4)), box(range(2), range(4, 7), range(4, 5)))
+    assert not mask_of(rectangle((-9.5, 0.5), (-3.5, 4.5), 4)).any()
 
 
 @pytest.mark.parametrize(
@@ -131,34 +136,33 @@ def test_a_contour_may_reach_beyond_the_image(tmp_path: Path) -> None:
         ([np.full((3, 3), 1e300)], "does not lie in a slice of the series|lies beyond"),
     ],
 )
-def test_contours_that_mean_nothing(tmp_path: Path, polygons: list[NDArray[np.float64]], said: str) -> None:
+def test_contours_that_mean_nothing(mask_of: MakeMask, polygons: list[NDArray[np.float64]], said: str) -> None:
     with pytest.raises(CaseError) as refused:
-        scan_and(tmp_path, *polygons)
+        mask_of(*polygons)
     assert re.search(said, str(refused.value))
 
 
 @pytest.mark.parametrize("kind", ["POINT", "OPEN_PLANAR"])
-def test_marks_and_lines_have_no_area(tmp_path: Path, kind: str) -> None:
-    assert not scan_and(tmp_path, rectangle((0.5, 0.5), (4.5, 4.5), 1), kind=kind).any()
+def test_marks_and_lines_have_no_area(mask_of: MakeMask, kind: str) -> None:
+    assert not mask_of(rectangle((0.5, 0.5), (4.5, 4.5), 1), kind=kind).any()
 
 
 @pytest.mark.parametrize("endless", [False, True], ids=["lengths", "marks"])
-def test_wherever_a_structure_set_is_cut_it_is_refused(tmp_path: Path, endless: bool) -> None:
+def test_wherever_a_structure_set_is_cut_it_is_refused(tmp_path: Path, plain: Written, endless: bool) -> None:
     """The contour that is cut off must not go missing in silence, whether sequences have lengths or end marks."""
-    slices = write_series(tmp_path / "scan")
     polygons = [rectangle((0.5, 0.5), (4.5, 4.5), k) for k in (1, 2)]
-    path = write_structure_set(tmp_path / "plan.dcm", slices, {"target": polygons})
+    path = write_structure_set(tmp_path / "plan.dcm", plain.slices, {"target": polygons})
     if endless:
         dataset = dcmread(path)
         for sequence in dataset.iterall():
             sequence.is_undefined_length = sequence.VR == "SQ"
         save(dataset, path)
     assert (b"SQ\0\0\xff\xff\xff\xff" in path.read_bytes()) is endless
-    whole, grid = path.read_bytes(), check_series(find_series([tmp_path / "scan"]).series[0]).grid
+    whole, grid = path.read_bytes(), check_series(find_series([plain.folder]).series[0]).grid
     start = whole.index(b"target")
     for length in range(start, len(whole), 23):
         path.write_bytes(whole[:length])
-        found = find_series([tmp_path])
+        found = find_series([plain.folder / "IM0000", path])
         for label in found.labels:
             with pytest.raises(CaseError, match="truncated or damaged"):
                 read_contours(label, grid, [[0]])

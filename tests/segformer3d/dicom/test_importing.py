@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 import stat
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from segformer3d.patients import patient_of
 from segformer3d.strata import read_facts
 from segformer3d.tasks import get_task
 
+from .conftest import Written
 from .test_labels import masks, write_seg
 from .writing import BIRTH, DATE, NAME, PATIENT_ID, Study, noise, oblique_affine, write_series
 
@@ -184,22 +184,19 @@ def test_the_contrasts_of_a_study_are_one_case_in_the_order_asked_for(tmp_path: 
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["modality"] == {"0": "flair", "1": "t1"}
 
 
-@pytest.mark.parametrize(
-    ("descriptions", "reason"),
-    [
-        (["FLAIR"], "the study has no usable series for contrast t1; every case needs all contrasts"),
-        (["FLAIR", "T1", "T1 again"], "the study has 2 series for contrast t1; make its pattern narrower"),
-        (["FLAIR T1", "FLAIR"], "its description fits flair and t1; make the patterns of --contrast narrower"),
-    ],
-)
-def test_a_study_without_one_series_for_each_contrast_is_refused(
-    tmp_path: Path, descriptions: list[str], reason: str
-) -> None:
+def test_a_study_without_one_series_for_each_contrast_is_refused(tmp_path: Path) -> None:
+    wrong = {
+        "the study has no usable series for contrast t1; every case needs all contrasts": ["FLAIR"],
+        "the study has 2 series for contrast t1; make its pattern narrower": ["FLAIR", "T1", "T1 again"],
+        "its description fits flair and t1; make the patterns of --contrast narrower": ["FLAIR T1", "FLAIR"],
+    }
     write_study(tmp_path / "in" / "good", "FLAIR", "T1")
-    write_study(tmp_path / "in" / "bad", *descriptions)
+    for number, descriptions in enumerate(wrong.values()):
+        write_study(tmp_path / "in" / str(number), *descriptions)
     imported = run(tmp_path / "in", out=tmp_path / "out", contrasts=CONTRASTS)
     assert len(imported.cases) == 1
-    assert any(text.startswith(reason) for text in by_reason(imported))
+    for reason in wrong:
+        assert any(text.startswith(reason) for text in by_reason(imported)), reason
 
 
 def test_a_study_of_two_patients_is_refused(tmp_path: Path) -> None:
@@ -325,9 +322,8 @@ def test_a_patient_has_one_name_in_all_series_visits_and_imports(tmp_path: Path)
     assert len(manifest(out)["cases"]) == 4
 
 
-def test_another_folder_has_other_names(tmp_path: Path) -> None:
-    write_series(tmp_path / "in")
-    names = {run(tmp_path / "in", out=tmp_path / out).cases[0]["case"] for out in ("a", "b")}
+def test_another_folder_has_other_names(tmp_path: Path, plain: Written) -> None:
+    names = {run(plain.folder, out=tmp_path / out).cases[0]["case"] for out in ("a", "b")}
     assert len(names) == 2
 
 
@@ -350,12 +346,11 @@ def test_facts_about_the_scanner_are_clean(tmp_path: Path) -> None:
 # --- Again, and into folders that are not new ------------------------------------------------------------------------
 
 
-def test_importing_again_changes_nothing(tmp_path: Path) -> None:
-    write_series(tmp_path / "in")
+def test_importing_again_changes_nothing(tmp_path: Path, plain: Written) -> None:
     out = tmp_path / "out"
-    run(tmp_path / "in", out=out)
+    run(plain.folder, out=out)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    run(tmp_path / "in", out=out)
+    run(plain.folder, out=out)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
@@ -381,36 +376,28 @@ def test_after_an_import_without_a_case_settings_may_be_others(tmp_path: Path) -
     assert len(run(tmp_path / "in", out=tmp_path / "out", contrasts=(Wish("t1", "*t1*"),)).cases) == 1
 
 
-@pytest.mark.parametrize(
-    ("wanted", "said"),
-    [
-        ({"task": HIPPOCAMPUS}, 'was imported with task null, now "hippocampus" is asked for'),
-        ({"contrasts": (Wish("t1", "*"),)}, r"was imported with contrasts \[\], now \[\"t1\"\] is asked for"),
-    ],
-)
-def test_other_settings_need_another_folder(tmp_path: Path, wanted: Mapping[str, Any], said: str) -> None:
-    write_series(tmp_path / "in")
-    run(tmp_path / "in", out=tmp_path / "out")
-    with pytest.raises(DataError, match=said):
-        run(tmp_path / "in", out=tmp_path / "out", **wanted)
+def test_other_settings_need_another_folder(tmp_path: Path, plain: Written) -> None:
+    run(plain.folder, out=tmp_path / "out")
+    with pytest.raises(DataError, match='was imported with task null, now "hippocampus" is asked for'):
+        run(plain.folder, out=tmp_path / "out", task=HIPPOCAMPUS)
+    with pytest.raises(DataError, match=r"was imported with contrasts \[\], now \[\"t1\"\] is asked for"):
+        run(plain.folder, out=tmp_path / "out", contrasts=(Wish("t1", "*"),))
 
 
-def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
-    write_series(tmp_path / "in")
+def test_a_folder_with_something_else_is_left_alone(tmp_path: Path, plain: Written) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").touch()
     with pytest.raises(DataError, match="holds something else; choose a new folder"):
-        run(tmp_path / "in", out=tmp_path / "out")
+        run(plain.folder, out=tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
 
 
-@pytest.mark.parametrize("content", ["", "xyz", "ab" * 5])
-def test_a_damaged_key_is_said(tmp_path: Path, content: str) -> None:
-    write_series(tmp_path / "in")
-    run(tmp_path / "in", out=tmp_path / "out")
-    (tmp_path / "out" / "private" / "key").write_text(content)
-    with pytest.raises(DataError, match="key is damaged; restore it"):
-        run(tmp_path / "in", out=tmp_path / "out")
+def test_a_damaged_key_is_said(tmp_path: Path, plain: Written) -> None:
+    run(plain.folder, out=tmp_path / "out")
+    for content in ("", "xyz", "ab" * 5):
+        (tmp_path / "out" / "private" / "key").write_text(content)
+        with pytest.raises(DataError, match="key is damaged; restore it"):
+            run(plain.folder, out=tmp_path / "out")
 
 
 def test_a_full_disk_ends_in_one_line_and_what_was_done_is_listed(tmp_path: Path, full_disk: Any) -> None:

@@ -266,7 +266,7 @@ def test_nothing_of_the_libraries_is_printed(tmp_path: Path, caplog: pytest.LogC
 
 
 def test_memory_holds_one_volume_and_little_more(tmp_path: Path) -> None:
-    voxels = np.zeros((256, 256, 60), np.int16)
+    voxels = np.zeros((256, 256, 20), np.int16)
     write_series(tmp_path, voxels)
     (series,) = find_series([tmp_path]).series
     scan = check_series(series)

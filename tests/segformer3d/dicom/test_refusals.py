@@ -83,7 +83,7 @@ ALONG_ROWS = (LPS @ oblique_affine())[:3, 0] / 0.7
 # --- Where slices lie ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("missing", "count"), [((2,), 1), ((3,), 1), ((2, 3), 2), ((1, 5), 2)], ids=str)
+@pytest.mark.parametrize(("missing", "count"), [((2,), 1), ((2, 3), 2), ((1, 5), 2)], ids=str)
 def test_missing_slices(tmp_path: Path, missing: tuple[int, ...], count: int) -> None:
     write_series(tmp_path, noise((9, 7, 8)), keep=lambda k: k not in missing)
     text = refusal(tmp_path)
@@ -91,16 +91,16 @@ def test_missing_slices(tmp_path: Path, missing: tuple[int, ...], count: int) ->
     assert text.endswith("export the whole series")
 
 
-@pytest.mark.parametrize("shift", [0.3, 0.8, -1.0], ids=str)
+@pytest.mark.parametrize("shift", [0.3, -1.0], ids=str)
 def test_uneven_slices(tmp_path: Path, shift: float) -> None:
     write_series(tmp_path, change=lambda dataset, k: moved(dataset, shift * NORMAL) if k == 2 else None)
     assert "its slices are unevenly spaced" in refusal(tmp_path)
 
 
 def test_distances_that_grow_slowly(tmp_path: Path) -> None:
-    """Every gap is within 1 % of its neighbours, but the middle of 60 slices is half a slice away from even."""
-    voxels = noise((4, 4, 60))
-    write_series(tmp_path, voxels, change=lambda dataset, k: moved(dataset, 0.0015 * k * k * NORMAL))
+    """Every gap is within 1 % of its neighbours, but the middle of 30 slices is half a slice away from even."""
+    voxels = noise((4, 4, 30))
+    write_series(tmp_path, voxels, change=lambda dataset, k: moved(dataset, 0.006 * k * k * NORMAL))
     assert "its slices are unevenly spaced" in refusal(tmp_path)
 
 
@@ -109,7 +109,7 @@ def test_positions_rounded_by_the_scanner_are_even_enough(tmp_path: Path) -> Non
         dataset.ImagePositionPatient = [round(float(mm), 2) for mm in dataset.ImagePositionPatient]
         dataset.ImageOrientationPatient = [round(float(c), 5) for c in dataset.ImageOrientationPatient]
 
-    write_series(tmp_path, noise((9, 7, 40)), change=rounded)
+    write_series(tmp_path, noise((9, 7, 20)), change=rounded)
     (series,) = find_series([tmp_path]).series
     assert np.abs(check_series(series).grid.affine - oblique_affine()).max() < 0.01
 
@@ -130,7 +130,7 @@ def test_two_slices_at_one_place(tmp_path: Path) -> None:
     assert refusal(tmp_path).startswith("1 of its 5 slices lie where another one lies; export each")
 
 
-@pytest.mark.parametrize("degrees", [0.5, 12.0, -20.0])
+@pytest.mark.parametrize("degrees", [0.5, -20.0])
 def test_gantry_tilt(tmp_path: Path, degrees: float) -> None:
     shear = np.tan(np.radians(degrees)) * 2.5
     write_series(tmp_path, change=lambda dataset, k: moved(dataset, k * shear * ALONG_ROWS))
@@ -308,8 +308,8 @@ def test_a_truncated_enhanced_file(tmp_path: Path) -> None:
 
 def test_wherever_a_file_is_cut_the_series_is_refused(tmp_path: Path) -> None:
     """A shorter file is never taken for a slice, and the series never for whole."""
-    write_series(tmp_path)
-    path = tmp_path / "IM0003"
+    write_series(tmp_path, noise((4, 4, 3)))
+    path = tmp_path / "IM0001"
     whole = path.read_bytes()
     for length in range(0, len(whole), 29):
         path.write_bytes(whole[:length])
@@ -318,7 +318,7 @@ def test_wherever_a_file_is_cut_the_series_is_refused(tmp_path: Path) -> None:
 
 def test_flipped_bytes_never_end_in_another_error(tmp_path: Path) -> None:
     """60 times some bytes of one file are replaced: the series is refused, or read."""
-    write_series(tmp_path)
+    write_series(tmp_path, noise((4, 4, 3)))
     path = tmp_path / "IM0001"
     whole = path.read_bytes()
     generator = np.random.default_rng(5)

@@ -139,11 +139,10 @@ def test_nested_regions_from_one_file_a_contrast(tiny_task, make_model, write_ni
 
 
 def test_a_real_scan_in_a_process_without_segfed(shared: Path, make_model, tmp_path) -> None:
-    scans = shared / "data" / "hippocampus" / "imagesTr"
     images = tmp_path / "images"
     images.mkdir()
-    for name in ("hippocampus_001.nii.gz", "hippocampus_003.nii.gz"):
-        (images / name).symlink_to(scans / name)
+    name = "hippocampus_001.nii.gz"
+    (images / name).symlink_to(shared / "data" / "hippocampus" / "imagesTr" / name)
     model, bundle = bundle_of(HIPPOCAMPUS, make_model, tmp_path / "bundle")
     told = run_process(bundle, images, tmp_path / "labels", tmp_path / "elsewhere")
     assert "this is the source in the bundle" in told

@@ -14,20 +14,20 @@ import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from segformer3d.errors import ExportError
 from segformer3d.export.graph import compare, trace
 from segformer3d.export.onnx_file import OPSET, TOLERANCE, check_onnx, onnx_bytes, write_onnx
 from segformer3d.export.torch_file import check_torch, torch_bytes, write_torch
-from segformer3d.layers import interpolation
+from segformer3d.layers import apply_norm, interpolation, make_norm
 from segformer3d.model import SegFormer3D
 from segformer3d.tasks import TASKS, Task
 
 from .conftest import MakeModel
 
-# One norm is enough for what does not depend on it; tracing takes seconds.
+# One norm is enough for what does not depend on it; tracing takes seconds, and ONNX as long again.
 ONE_NORM = pytest.mark.parametrize("either_norm", ["batch"], indirect=True)
 FACTS = {"task": "what it segments", "weights_sha256": "0" * 64}
 
@@ -38,7 +38,16 @@ def model(either_norm: Task, make_model: MakeModel) -> SegFormer3D:
 
 
 @pytest.fixture(scope="module")
-def program(model: SegFormer3D, either_norm: Task) -> ExportedProgram:
+def logits_before(model: SegFormer3D, either_norm: Task) -> Tensor:
+    """What the model made of a patch before it was traced."""
+    with torch.inference_mode():
+        return model(other_patches(either_norm, 1))
+
+
+@pytest.fixture(scope="module")
+def program(model: SegFormer3D, either_norm: Task, logits_before: Tensor) -> ExportedProgram:
+    """The graph, traced as in a process that has used no model yet."""
+    interpolation.cache_clear()
     return trace(model, either_norm)
 
 
@@ -63,6 +72,7 @@ def onnx_logits(content: bytes, patches: Tensor) -> np.ndarray:
     return session.run(["logits"], {"image": patches.numpy()})[0]
 
 
+@ONE_NORM
 def test_an_onnx_file_gives_the_logits_of_the_model_for_any_batch(model, either_norm, stored_onnx) -> None:
     for batch in (1, 5):
         patches = other_patches(either_norm, batch)
@@ -71,6 +81,32 @@ def test_an_onnx_file_gives_the_logits_of_the_model_for_any_batch(model, either_
         np.testing.assert_allclose(
             onnx_logits(stored_onnx, patches), expected, rtol=0, atol=1e-5 * np.abs(expected).max()
         )
+
+
+class GroupNorm(nn.Module):
+    """The one layer that another norm exchanges."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = make_norm("group", 16)
+        nn.init.normal_(self.norm.weight)
+        nn.init.normal_(self.norm.bias)
+
+    def forward(self, x_BCXYZ: Tensor) -> Tensor:
+        """Norms of 16 channels, made of one."""
+        x_BXYZC = x_BCXYZ.movedim(1, -1)
+        return apply_norm(self.norm, x_BXYZC * torch.arange(1.0, 17.0)).movedim(-1, 1)
+
+
+def test_group_norm_is_the_same_in_an_onnx_file(tiny_task: Task) -> None:
+    torch.manual_seed(0)
+    layer = GroupNorm()
+    stored = onnx_bytes(trace(layer, tiny_task), FACTS)  # type: ignore[arg-type]
+    for batch in (1, 5):
+        patches = other_patches(tiny_task, batch)
+        with torch.inference_mode():
+            expected = layer(patches).numpy()
+        np.testing.assert_allclose(onnx_logits(stored, patches), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 @ONE_NORM
@@ -91,6 +127,7 @@ def make_double(model: SegFormer3D) -> SegFormer3D:
     return twin.double().eval()
 
 
+@ONE_NORM
 def test_an_onnx_file_says_what_it_is(either_norm, stored_onnx) -> None:
     read = onnx.load_from_string(stored_onnx)
     onnx.checker.check_model(read)
@@ -155,25 +192,21 @@ def test_a_torch_file_that_computes_something_else_is_refused(model, either_norm
 
 @ONE_NORM
 @pytest.mark.parametrize("write", [write_onnx, write_torch])
-def test_what_fails_its_check_is_not_written(write, model, either_norm, program, tmp_path: Path) -> None:
-    broken = make_double(model).float()
-    with torch.no_grad():
-        broken.decoder.classify.weight.fill_(torch.nan)
+def test_what_fails_its_check_is_not_written(write, model, either_norm, tmp_path: Path) -> None:
+    """The graph of something else, whose logits are NaN."""
+    broken = nn.Conv3d(1, either_norm.channels, 1)
+    nn.init.constant_(broken.weight, torch.nan)
     with pytest.raises(ExportError):
-        write(tmp_path / "model.file", program, broken, either_norm, FACTS)
+        write(tmp_path / "model.file", trace(broken, either_norm), model, either_norm, FACTS)
     assert list(tmp_path.iterdir()) == []
 
 
 @ONE_NORM
-def test_a_model_can_be_used_after_it_was_traced(model, either_norm) -> None:
+@pytest.mark.usefixtures("program")
+def test_a_model_can_be_used_after_it_was_traced(model, either_norm, logits_before) -> None:
     """Matrices of interpolation that were first made while tracing would hold no values, in every model."""
-    patches = other_patches(either_norm, 1)
     with torch.inference_mode():
-        before = model(patches)
-    interpolation.cache_clear()
-    trace(model, either_norm)
-    with torch.inference_mode():
-        assert torch.equal(model(patches), before)
+        assert torch.equal(model(other_patches(either_norm, 1)), logits_before)
 
 
 @ONE_NORM

@@ -13,6 +13,8 @@ from segformer3d.cases import CaseFiles
 from segformer3d.evaluation import evaluate_predictor
 from segformer3d.published_scores import PublishedRow
 from segformer3d.report.evaluation_report import STAYS, Circumstances, evaluation_report, write_evaluation_report
+from segformer3d.report.markdown import to_markdown
+from segformer3d.results import Evaluation
 from segformer3d.tasks import get_task
 
 from ...looks import looks_right
@@ -72,15 +74,21 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
-def test_facts_that_make_too_many_groups_are_named(tmp_path):
-    (tmp_path / "data").mkdir()
-    one = write_case(tmp_path / "data", "case", 1)
+@pytest.fixture(scope="module")
+def scattered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Path]:
+    """Thirteen cases of as many hospitals, and the folder of their overlays."""
+    folder = tmp_path_factory.mktemp("scattered")
+    one = write_case(folder, "case", 1)
     cases = [replace(one, name=f"case-{n}", facts=(("site", f"hospital {n}"),)) for n in range(13)]
-    evaluation = evaluate_predictor(predict, TASK, cases, tmp_path, seed=0)
-    write_evaluation_report(evaluation, TASK, ABOUT, tmp_path)
+    return evaluate_predictor(predict, TASK, cases, folder / "out", seed=0), folder / "out"
+
+
+def test_facts_that_make_too_many_groups_are_named(scattered):
+    evaluation, out = scattered
     told = "site has 13 different values, and 12 at most make readable groups"
-    assert f"Not shown: {told}." in (tmp_path / "report.md").read_text()
     assert evaluation.to_json()["ungrouped"] == [told]
+    document = evaluation_report(evaluation, TASK, ABOUT, out)
+    assert f"Not shown: {told}." in to_markdown(document, lambda picture: picture.name)
 
 
 def test_it_says_at_its_head_that_it_stays(written):
@@ -150,10 +158,10 @@ def test_calibration_is_told_and_drawn(written):
     assert (written / "report-pictures" / "reliability-2.png").is_file()
 
 
-def test_an_evaluation_that_has_nothing_more_has_no_empty_sections(tmp_path):
-    cases = [write_case(tmp_path, "only", 1)]
-    evaluation = replace(evaluate_predictor(predict, TASK, cases, tmp_path / "out", seed=0), strata=())
-    titles = [section.title for section in evaluation_report(evaluation, TASK, ABOUT, tmp_path / "out").sections]
+def test_an_evaluation_that_has_nothing_more_has_no_empty_sections(scattered):
+    evaluation, out = scattered
+    bare = replace(evaluation, strata=(), ungrouped=())
+    titles = [section.title for section in evaluation_report(bare, TASK, ABOUT, out).sections]
     assert titles == ["Scores", "Where it fails", "Set aside", "How it was measured", "How to cite"]
 
 

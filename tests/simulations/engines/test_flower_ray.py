@@ -1,4 +1,4 @@
-"""Flower's simulation engine on Ray. One start serves every check: it takes 10 seconds and more."""
+"""Flower's simulation engine on Ray. One start serves every check: it takes 10 seconds, and each of its processes 3."""
 
 import gc
 import os
@@ -26,30 +26,38 @@ VALUES = np.zeros(1000, np.float32)
 
 # Ray leaves its pipes to /dev/null, and processes that it has killed, to the garbage collector.
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize(
+    ("sites", "at_once"), [(2, 1), pytest.param(3, 2, marks=pytest.mark.slow)], ids=["in one process", "in two"]
+)
 def test_flowers_engine_gives_the_same_bits_and_survives_its_sites(
+    sites: int,
+    at_once: int,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
     descendants: Callable[[], list[str]],
 ) -> None:
-    settings = EngineSettings(2, tmp_path / "engine.log")
+    settings = EngineSettings(at_once, tmp_path / "engine.log")
     weights: list[np.ndarray] = []
 
     def main(grid: Grid) -> None:
         weights.append(federate(grid, rounds=4))
         nodes = site_nodes(grid)
+        assert sorted(nodes) == list(range(sites))
         check_the_sites(grid, nodes)
         check_an_exception(grid, nodes)
         check_a_death(grid, nodes)
         check_that_strangers_are_refused()
-        grid.push_messages([order(node, VALUES, "wait", (0, 1, 2), str(tmp_path / "end")) for node in nodes.values()])
-        assert wait_until(lambda: sum(at_work(tmp_path / "end", site).exists() for site in range(SITES)) == 2)
+        grid.push_messages(
+            [order(node, VALUES, "wait", range(sites), str(tmp_path / "end")) for node in nodes.values()]
+        )
+        assert wait_until(lambda: sum(at_work(tmp_path / "end", site).exists() for site in range(sites)) == at_once)
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)  # the sites' processes find their modules from anywhere
     environment = dict(os.environ)
     with pytest.raises(KeyboardInterrupt):
-        run_federation("ray", make_server_app(lambda grid, context: main(grid)), toy_source(), SITES, settings)
+        run_federation("ray", make_server_app(lambda grid, context: main(grid)), toy_source(), sites, settings)
     assert descendants() == []
     assert capfd.readouterr() == ("", "")
     added = set(os.environ) - set(environment)
@@ -57,14 +65,13 @@ def test_flowers_engine_gives_the_same_bits_and_survives_its_sites(
     gc.collect()
 
     local = make_server_app(lambda grid, context: weights.append(federate(grid, rounds=4)))
-    run_local(local, toy_source(), SITES, EngineSettings(1, settings.log))
+    run_local(local, toy_source(), sites, EngineSettings(1, settings.log))
     assert weights[0].tobytes() == weights[1].tobytes()
 
 
 def check_the_sites(grid: Grid, nodes: dict[int, int]) -> None:
-    assert sorted(nodes) == [0, 1, 2]
     replies = list(grid.send_and_receive([question(node) for node in nodes.values()]))
-    assert {reply.content["about"]["num-partitions"] for reply in replies} == {SITES}
+    assert {reply.content["about"]["num-partitions"] for reply in replies} == {len(nodes)}
     assert {reply.content["about"]["cwd"] for reply in replies} == {str(Path.cwd())}
 
 
@@ -75,11 +82,12 @@ def check_an_exception(grid: Grid, nodes: dict[int, int]) -> None:
 
 
 def check_a_death(grid: Grid, nodes: dict[int, int]) -> None:
-    replies = grid.send_and_receive([order(node, VALUES, "exit", sites=(2,)) for node in nodes.values()])
-    assert [reply.metadata.src_node_id for reply in replies if reply.has_error()] == [nodes[2]]
+    last = max(nodes)
+    replies = grid.send_and_receive([order(node, VALUES, "exit", sites=(last,)) for node in nodes.values()])
+    assert [reply.metadata.src_node_id for reply in replies if reply.has_error()] == [nodes[last]]
     again = grid.send_and_receive([question(node) for node in nodes.values()])
     memories = {reply.metadata.src_node_id: reply.content["last"]["command"] for reply in again}
-    assert memories == {nodes[0]: "exit", nodes[1]: "exit", nodes[2]: ""}
+    assert memories == {node: "exit" if site != last else "" for site, node in nodes.items()}
 
 
 def check_that_strangers_are_refused() -> None:

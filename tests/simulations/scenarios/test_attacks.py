@@ -19,20 +19,23 @@ from server.records import ROUNDS_FILE
 from simulations.engines import ClientSource, EngineSettings, run_local
 from simulations.scenarios import SCENARIOS
 from simulations.scenarios.attacks import ATTACKS, FACTOR, NOISE_FACTOR, falsified, flip_labels
-from tests.client.tiny_site import TINY, tiny_site, tiny_weights
+from tests.client.tiny_site import TINY, ball_of_one_window, tiny_site, tiny_weights
 from tests.server.tiny_federation import moved, tiny_settings, tiny_state
 
-SITES, SEED = 4, 7
+SITES, SEED = 3, 7
 Rounds = list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Rounds]:
-    """`federation(attack)` runs two rounds of four sites, the last of which is hostile; the server's records."""
+    """`federation(attack)` runs two rounds of three sites, the last of which is hostile; the server's records."""
 
-    def run(attack: str | None, labels: bool = False, parallel: int = 1, exchange: str = "fp32") -> Rounds:
+    def run(
+        attack: str | None, labels: bool = False, parallel: int = 1, exchange: str = "fp32", rounds: int = 2
+    ) -> Rounds:
         folder = tmp_path_factory.mktemp("federation")
-        sites = [tiny_site(folder, f"site-{number}", seed=number) for number in range(1, SITES + 1)]
+        names = [(f"site-{number}", number) for number in range(1, SITES + 1)]
+        sites = [tiny_site(folder, name, seed=seed, draw=ball_of_one_window) for name, seed in names]
         if labels:
             flip_labels([site.data for site in sites], SEED, TINY)
         told = [
@@ -43,7 +46,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Rounds
         source = ClientSource.of(
             "simulations.clients:make_app", sites=[{**t, "attack": a} for t, a in zip(told, attacks, strict=True)]
         )
-        settings = tiny_settings(rounds=2, exchange=exchange)
+        settings = tiny_settings(rounds=rounds, exchange=exchange)
         server = make_server_app(settings, folder / "run", tiny_state(settings), lambda event: None)
         run_local(server, source, SITES, EngineSettings(parallel, folder / "engine.log"))
         return [json.loads(line) for line in (folder / "run" / ROUNDS_FILE).read_text().splitlines()]
@@ -82,7 +85,7 @@ def test_reversed_labels_are_in_the_record(federation: Callable[..., Rounds], ho
 
 @pytest.mark.parametrize("exchange", ["fp16", "compact"])
 def test_an_attack_travels_as_the_exchange_says(federation: Callable[..., Rounds], exchange: str) -> None:
-    plain, found = (federation(attack, exchange=exchange) for attack in (None, "sign"))
+    plain, found = (federation(attack, exchange=exchange, rounds=1) for attack in (None, "sign"))
     assert all(len(record["sites"]) == SITES and not record["set_aside"] for record in found)
     assert norms(found[0])[-1] == pytest.approx(FACTOR * norms(plain[0])[-1], rel=0.2)
     assert found[0]["step_norm"] > 1.5 * plain[0]["step_norm"]
