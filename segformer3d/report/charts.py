@@ -83,7 +83,7 @@ def chart(name: str, draw: Draw, height: float, alternative: str, caption: str) 
     place = None  # of the axes; working it out takes longer than drawing
     pngs = []
     for theme in (ON_PAPER, ON_SCREEN):
-        figure = Figure(figsize=(WIDTH, height), facecolor=theme.paper, layout="none" if place else "constrained")
+        figure = Figure(figsize=(WIDTH, height), facecolor=theme.paper, layout=None if place else "constrained")
         axes = figure.subplots()
         if place:
             axes.set_position(place)
