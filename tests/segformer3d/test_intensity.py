@@ -80,6 +80,15 @@ def test_files_of_few_values_scale_as_their_floats_do(
     np.testing.assert_allclose(scaled, scale_intensity(whole[None].astype(np.float32), task), rtol=1e-5, atol=1e-5)
 
 
+def test_zeros_around_a_brain_of_whole_numbers_count_for_nothing(tiny_task: Task) -> None:
+    brain = np.arange(10, 37, dtype=np.int16).reshape(3, 3, 3)
+    brain[::2, ::2] = 0  # it fills no box
+    found = brain[brain != 0]
+    scaled = scale_contrasts([np.pad(brain, 1)], [0], replace(tiny_task, intensity="zscore_nonzero"))[0]
+    expected = np.where(brain == 0, 0, (brain - found.mean()) / found.std())
+    np.testing.assert_allclose(scaled, np.pad(expected, 1), rtol=1e-5, atol=1e-6)
+
+
 def test_whole_numbers_far_from_zero_keep_their_spread(tiny_task: Task) -> None:
     whole = np.full((40, 40, 40), 65_534, np.uint16)
     whole[0] = 65_535
