@@ -14,7 +14,7 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.proto.control_pb2 import ListRunsRequest
-from flwr.proto.fleet_pb2 import ActivateNodeRequest, RegisterNodeFleetRequest
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest, RegisterNodeFleetRequest
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.date import now
@@ -25,6 +25,8 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from segformer3d.keys import make_authority
+from server.coordinator import open_coordinator
+from server.running import superlink_address
 
 from .rig import Rig
 
@@ -166,10 +168,10 @@ def test_a_thousand_half_open_connections_keep_nobody_out(rig: Rig) -> None:
             plain.close()
 
 
-def fleet(rig: Rig, key: ec.EllipticCurvePrivateKey) -> FleetHttpClient:
+def fleet(rig: Rig, key: ec.EllipticCurvePrivateKey | None) -> FleetHttpClient:
     certificate = (rig.coordinator / "coordinator.crt").read_bytes()
-    signing = NodeAuthHttpInterceptor(key, key.public_key())
-    return FleetHttpClient.from_server_address(f"127.0.0.1:{rig.port}", False, certificate, [signing])
+    signing = [] if key is None else [NodeAuthHttpInterceptor(key, key.public_key())]
+    return FleetHttpClient.from_server_address(f"127.0.0.1:{rig.port}", False, certificate, signing)
 
 
 def test_a_key_that_nobody_registered_gets_nowhere(rig: Rig) -> None:
@@ -183,6 +185,30 @@ def test_a_key_that_nobody_registered_gets_nowhere(rig: Rig) -> None:
         for node in _node_ids(rig):
             with pytest.raises(httpx.HTTPStatusError, match="401"):
                 stranger.SendNodeHeartbeat(SendNodeHeartbeatRequest(node=Node(node_id=node), heartbeat_interval=30))
+
+
+def test_who_signs_nothing_gets_nowhere(rig: Rig) -> None:
+    with fleet(rig, None) as stranger:
+        for node in [Node(node_id=number) for number in _node_ids(rig)]:
+            with pytest.raises(httpx.HTTPStatusError, match="401"):
+                stranger.SendNodeHeartbeat(SendNodeHeartbeatRequest(node=node, heartbeat_interval=30))
+            with pytest.raises(httpx.HTTPStatusError, match="401"):
+                stranger.PullMessages(PullMessagesRequest(node=node))
+
+
+def test_superlink_itself_registers_nobody(rig: Rig) -> None:
+    """Behind the gate, too, only the coordinator lets sites in."""
+    coordinator = open_coordinator(rig.coordinator)
+    key = ec.generate_private_key(ec.SECP384R1())
+    request = RegisterNodeFleetRequest(public_key=public_key_to_bytes(key.public_key()))
+    certificate = coordinator.pair("authority")[0].read_bytes()
+    signing, before = [NodeAuthHttpInterceptor(key, key.public_key())], _node_ids(rig)
+    with (
+        FleetHttpClient.from_server_address(str(superlink_address(coordinator)), False, certificate, signing) as inside,
+        pytest.raises(httpx.HTTPStatusError, match="412"),
+    ):
+        inside.RegisterNode(request)
+    assert _node_ids(rig) == before
 
 
 def test_an_old_signature_is_no_good(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
