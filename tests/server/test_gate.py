@@ -139,20 +139,18 @@ def test_one_byte_too_many_is_refused(door: Door) -> None:
 
 
 def test_no_more_from_one_address_than_agreed(door: Door) -> None:
-    visitors = [door.visit() for _ in range(4)]
-    for visitor in visitors:
-        visitor.request("POST", PATH, b"")
-        assert visitor.getresponse().read() == b""
-    fifth = door.visit()
-    with pytest.raises((ssl.SSLError, ConnectionError)):
-        fifth.connect()
-    visitors.pop().close()
-    time.sleep(0.3)
-    again = door.visit()
-    again.request("POST", PATH, b"hello")
-    assert again.getresponse().read() == b"hello"
-    for visitor in [*visitors, fifth, again]:
-        visitor.close()
+    with contextlib.ExitStack() as opened:
+        visitors = [opened.enter_context(contextlib.closing(door.visit())) for _ in range(6)]
+        *first, fifth, again = visitors
+        for visitor in first:
+            visitor.request("POST", PATH, b"")
+            assert visitor.getresponse().read() == b""
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            fifth.connect()
+        first[-1].close()
+        time.sleep(0.3)
+        again.request("POST", PATH, b"hello")
+        assert again.getresponse().read() == b"hello"
 
 
 def test_who_says_nothing_is_closed(door: Door) -> None:
