@@ -91,7 +91,7 @@ def test_comparing_and_handing_on_models(tmp_path: Path, shared: Path) -> None:
     (tmp_path / "scanners.csv").write_text("\n".join(["case,scanner", *rows]) + "\n")
     play(f"rm -r scores\n{strata}", tmp_path)
     export, bundle = blocks(ROOT / "docs" / "export.md")
-    play(export.replace("runs/RUN", "best"), tmp_path)
+    play(export.replace("runs/RUN", "default"), tmp_path)
     images = tmp_path / "held-out" / "imagesTr"
     run_bundle = bundle.partition("\n")[2]  # what it installs the tests have
     play(run_bundle.replace("IMAGES", str(images)).replace("LABELS", "labels"), tmp_path)
