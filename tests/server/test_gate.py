@@ -106,10 +106,12 @@ def open_gate(coordinator: Coordinator, superlink: int) -> Iterator[Door]:
     while not connected:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", made.port), 1):
             connected = True
-    yield made
-    loop, stop = started[0]
-    loop.call_soon_threadsafe(stop.set)
-    thread.join()
+    try:
+        yield made
+    finally:
+        loop, stop = started[0]
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
 
 
 @pytest.fixture
@@ -195,11 +197,9 @@ def _head(length: int) -> bytes:
 
 
 def test_a_superlink_that_is_not_there_yet(coordinator: Coordinator) -> None:
-    with open_gate(coordinator, free_port()) as door:
-        visitor = door.visit()
+    with open_gate(coordinator, free_port()) as door, contextlib.closing(door.visit()) as visitor:
         visitor.request("POST", PATH, b"")
         assert visitor.getresponse().status == 503
-        visitor.close()
 
 
 def test_a_superlink_that_hangs_up_before_it_has_heard_all(coordinator: Coordinator) -> None:
@@ -215,8 +215,8 @@ def test_a_superlink_that_hangs_up_before_it_has_heard_all(coordinator: Coordina
 
         thread = threading.Thread(target=hang_up)
         thread.start()
-        with open_gate(coordinator, listening.getsockname()[1]) as door:
-            visitor = door.visit()
+        port = listening.getsockname()[1]
+        with open_gate(coordinator, port) as door, contextlib.closing(door.visit()) as visitor:
             visitor.connect()
             visitor.sock.sendall(_head(10_000))
             thread.join()
@@ -227,5 +227,4 @@ def test_a_superlink_that_hangs_up_before_it_has_heard_all(coordinator: Coordina
                 with contextlib.suppress(TimeoutError):
                     received = visitor.sock.recv(1000)
             assert received.startswith(b"HTTP/1.1 502"), received
-            visitor.close()
         assert (502, "the coordinator does not take the request; try again") in door.refused
