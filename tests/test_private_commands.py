@@ -10,8 +10,7 @@ import pytest
 import segfed
 from client.privacy.ledger import read_ledger
 
-from .commands import one_line, run, simulate, summary
-from .ctrl_c import ctrl_c_when
+from .commands import federation, one_line, run, run_and_stop, simulate, summary
 
 
 def test_the_cost_is_said_before_the_run_and_what_was_spent_after(private: tuple[Path, str]):
@@ -87,8 +86,9 @@ def seeded(tmp_path_factory, dataset, config) -> tuple[Path, str, list[bytes]]:
     folder = tmp_path_factory.mktemp("seeded")
     file, out = folder / "seeded.toml", folder / "run"
     file.write_text(config.read_text() + '[privacy]\nnoise = "seeded"\n')
-    with ctrl_c_when(out / "state-0001.safetensors"):
-        stopped = simulate(dataset, file, out, "--epsilon", 8, "--rounds", 1, code=130)
+    words = [*federation(dataset, file, out), "--epsilon", 8, "--rounds", 1]
+    stopped = run_and_stop(out / "state-0001.safetensors", *words)
+    assert stopped.code == 130, stopped
     before = ledgers(out)
     return out, stopped.stdout + run("simulate", "--resume", out).stdout, before
 
