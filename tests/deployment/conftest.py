@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from .federation import LARGER, Simulated, simulate
+from .federation import LARGER, Simulated, running, simulate
 from .rig import Rig
 
 
@@ -24,7 +24,5 @@ def larger(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Simulated:
 @pytest.fixture(scope="package")
 def rig(simulated: Simulated, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     """The same sites, with a coordinator, all of them running."""
-    with Rig(tmp_path_factory.mktemp("rig"), simulated.sites, simulated.threads) as made:
-        made.start_coordinator()
-        made.join(*made.site_data)
+    with running(simulated, tmp_path_factory.mktemp("rig")) as made:
         yield made

@@ -1,7 +1,8 @@
 """The federation that these tests play: a few real cases at two sites or three, and a tiny network."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from benchmarks.deployment import TINY
 from segformer3d.cases import case_name, find_cases
 
 from ..commands import run
+from .rig import Rig
 
 CASES, SITES, ROUNDS, SEED = 20, 2, 2, 5  # in the second round all have memories
 LARGER: Mapping[str, int] = {"sites": 3, "rounds": 3}  # to lose a site, or a round, and still be a federation
@@ -47,6 +49,15 @@ def simulate(cases: Path, folder: Path, **settings: int | str) -> Simulated:
     run("simulate", "--data", data, "--config", folder / "settings.toml", "--out", out, *words)
     threads = json.loads((out / "run.json").read_text())["threads"]
     return Simulated(out, tuple(sorted((out / "sites").glob("site-*"))), threads)
+
+
+@contextmanager
+def running(simulated: Simulated, folder: Path) -> Iterator[Rig]:
+    """The same sites, with a coordinator, all of them started."""
+    with Rig(folder, simulated.sites, simulated.threads) as made:
+        made.start_coordinator()
+        made.join(*made.site_data)
+        yield made
 
 
 def _some_cases(source: Path, target: Path) -> Path:

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from segformer3d.addresses import LOOPBACK, Address
 from server.coordinator import open_coordinator
 
-from .federation import LARGER, Simulated
+from .federation import LARGER, Simulated, running
 from .federation import federation_file as file_of_any
 from .kill_matrix import same_weights
 from .links import Link
@@ -45,9 +45,7 @@ def simulated(larger: Simulated) -> Simulated:
 @pytest.fixture(scope="module")
 def rig(simulated: Simulated, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     """One of three sites may be missing."""
-    with Rig(tmp_path_factory.mktemp("rig"), simulated.sites, simulated.threads) as made:
-        made.start_coordinator()
-        made.join(*made.site_data)
+    with running(simulated, tmp_path_factory.mktemp("rig")) as made:
         yield made
 
 
