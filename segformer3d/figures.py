@@ -180,9 +180,9 @@ def to_png(figure: Figure) -> bytes:
 
     Without the software's version in it, the same picture is the same file after an upgrade that draws it alike.
     """
-    figure.set_dpi(DPI)
     canvas, layout = FigureCanvasAgg(figure), figure.get_layout_engine()
     if layout is not None:  # by itself: printing would draw everything once more, for the layout alone
+        figure.set_dpi(DPI)
         layout.execute(figure)
         figure.set_layout_engine("none")
     content = io.BytesIO()

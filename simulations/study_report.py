@@ -6,15 +6,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import t as student
 
 from client.exchange.settings import named_exchange
-from segformer3d.figures import BLUE, DPI, GREEN, ORANGE, PURPLE, SKY, VERMILLION
-from segformer3d.files import write_atomic, write_json, write_text
+from segformer3d.figures import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, to_png
+from segformer3d.files import write_bytes, write_json, write_text
 from segformer3d.terminal import plain_bytes, plain_duration
 from server.federation import norms_kept
 from simulations.outcomes import POOLED, Outcome
@@ -257,7 +256,6 @@ def _worst_note(kept: Sequence[int]) -> str:
 def _draw(lines: Sequence[Line], outcomes: Sequence[Outcome], path: Path) -> None:
     """Left: final Dice, below it the worst site's. Right: validation Dice of the first seed against bytes so far."""
     figure = Figure(figsize=(10, 0.45 * len(lines) + 2.6), layout="constrained")
-    FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     for place, line in enumerate(reversed(lines)):
         index = len(lines) - 1 - place
@@ -280,4 +278,4 @@ def _draw(lines: Sequence[Line], outcomes: Sequence[Outcome], path: Path) -> Non
     )
     if right.get_legend_handles_labels()[0]:
         right.legend(fontsize=8)
-    write_atomic(path, lambda target: figure.savefig(target, dpi=DPI, format="png"))
+    write_bytes(path, to_png(figure))
