@@ -180,11 +180,7 @@ def to_png(figure: Figure) -> bytes:
 
     Without the software's version in it, the same picture is the same file after an upgrade that draws it alike.
     """
-    canvas, layout = FigureCanvasAgg(figure), figure.get_layout_engine()
-    if layout is not None:  # by itself: printing would draw everything once more, for the layout alone
-        figure.set_dpi(DPI)
-        layout.execute(figure)
-        figure.set_layout_engine("none")
     content = io.BytesIO()
-    canvas.print_figure(content, format="png", dpi=DPI, metadata={"Software": None})
+    figure.set_dpi(DPI)
+    FigureCanvasAgg(figure).print_png(content, metadata={"Software": None})  # `print_figure` would draw it twice
     return content.getvalue()

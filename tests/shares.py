@@ -11,13 +11,15 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
-DEPLOYMENT = "tests/deployment"
+# What one worker does alone: tests of one federation, and of graphs, for which much has to be imported.
+TOGETHER = (("tests/deployment",), ("tests/segformer3d/export", "tests/test_export_command.py"))
 TIMES = Path(__file__).with_name("times.json")  # `pytest --times` measures it anew
 
 
 def share_of(nodeid: str) -> str:
-    """The file of a test, or all tests of deployments, which share one federation; likewise of a fixture."""
-    return DEPLOYMENT if nodeid.startswith(DEPLOYMENT) else re.split(r"::|: ", nodeid)[0]
+    """The file of a test, or the first name of the group that it is in; likewise of a fixture."""
+    groups = (group[0] for group in TOGETHER if nodeid.startswith(group))
+    return next(groups, re.split(r"::|: ", nodeid)[0])
 
 
 def write_times(measured: Iterable[tuple[str, float]]) -> None:
@@ -26,7 +28,8 @@ def write_times(measured: Iterable[tuple[str, float]]) -> None:
     for name, seconds in measured:
         shares[share_of(name)] += seconds  # type: ignore[assignment]
     times = Counter({**json.loads(TIMES.read_text()), **{name: round(seconds) for name, seconds in shares.items()}})
-    kept = {name: s for name, s in times.most_common() if s >= 1 and (name == DEPLOYMENT or name.endswith(".py"))}
+    groups = {group[0] for group in TOGETHER}
+    kept = {name: s for name, s in times.most_common() if s >= 1 and (name in groups or name.endswith(".py"))}
     TIMES.write_text(json.dumps(kept, indent=0) + "\n")
 
 

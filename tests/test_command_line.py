@@ -101,16 +101,22 @@ def test_compare_prints_three_kinds_side_by_side(dataset, config, tmp_path):
     assert (tmp_path / "run" / "comparison.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "how", [None, *(pytest.param(how, marks=pytest.mark.slow) for how in (signal.SIGINT, signal.SIGKILL))]
+)
 def test_a_run_that_was_stopped_and_met_a_full_disk_ends_with_the_weights_of_one_that_did_not(
     how, finished, dataset, config, tmp_path, full_disk
 ):
-    """It meets the disk as it begins, is stopped once it goes on, and meets the disk again in a round."""
+    """It meets the disk as it begins, is stopped once it goes on, and meets the disk again in a round.
+
+    By day nobody stops it: test_study_command.py has the Ctrl-C.
+    """
     out = tmp_path / "run"
     refused = (finished / "state-0003.safetensors").stat().st_size - 2000  # small files and the sites' data fit
     with full_disk(refused):
         check_the_disk_is_named(simulate(dataset, config, out, code=1), out)
-    stopped = run_and_stop(out / "state-0001.safetensors", "simulate", "--resume", out, how=how)
+    if how is not None:
+        stopped = run_and_stop(out / "state-0001.safetensors", "simulate", "--resume", out, how=how)
     if how is signal.SIGINT:
         assert stopped.code == 130
         assert "--resume" in stopped.stderr.splitlines()[-1]

@@ -1,4 +1,7 @@
-"""`segfed simulate --strategy`: with memory at sites and server, the same bits whichever engine. Oracle: bits."""
+"""`segfed simulate --strategy`: with memory at sites and server, the same bits whichever engine. Oracle: bits.
+
+By day tests/simulations/engines/test_memory_at_sites.py says the same of two processes.
+"""
 
 import hashlib
 import json
@@ -47,13 +50,10 @@ def play(words: list[object], strategy: str, out: Path, *more: object) -> dict[s
     return {"weights": summary(out)["weights_sha256"], **found}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "engine"),
-    [
-        ("all", "local"),
-        *(pytest.param(name, "local", marks=pytest.mark.slow) for name in ("scaffold", "fedbn", "ditto")),
-        *(pytest.param(name, "ray", marks=pytest.mark.slow) for name in ("all", "scaffold", "fedbn", "ditto")),
-    ],
+    [(name, engine) for engine in ("local", "ray") for name in ("all", "scaffold", "fedbn", "ditto")],
 )
 @pytest.mark.usefixtures("one_core")
 def test_what_is_remembered_is_the_same_to_the_last_bit(words, tmp_path, strategy, engine):
