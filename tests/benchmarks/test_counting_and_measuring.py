@@ -46,7 +46,9 @@ SIZES = dict.fromkeys([*OWN_NETWORKS, *PEER_NETWORKS], (32, 32, 32)) | dict.from
 )
 
 
-@pytest.mark.parametrize("name", sorted(SIZES))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if "UNETR" in name else ()) for name in sorted(SIZES)]
+)
 def test_every_contender_takes_four_contrasts_and_gives_three_classes(name: str) -> None:
     size = SIZES[name]
     network = build_network(name, size[0]).eval()

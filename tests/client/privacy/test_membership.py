@@ -334,7 +334,7 @@ def test_a_run_without_privacy_has_its_model_attacked(
     assert "canary" not in printed
 
 
-@pytest.mark.parametrize("private", [True, False])
+@pytest.mark.parametrize("private", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_deep_trains_shadow_models(write_run: WriteRun, tmp_path: Path, private: bool):
     folder = write_run(tmp_path / "run", private=private)
     result = audit_run(folder, deep=True, canaries=50, duels=50, shadows=4, device="cpu", seed=2)
