@@ -198,6 +198,25 @@ def test_a_settings_file_that_is_not_there_says_what_is_meant(words: Sequence[st
     assert remedy in told
 
 
+def test_a_site_is_made_once_and_joins_with_its_key(tmp_path):
+    site = tmp_path / "site"
+    assert "needs --name, --data and --coordinator" in one_line(run("site", "init", site, code=1))
+    words = ["site", "init", site, "--data", tmp_path, "--coordinator", "example.org:8443"]
+    assert "1 to 40 letters" in one_line(run(*words, "--name", "St. Anna", code=1))
+    run(*words, "--name", "St-Anna")
+    key = (site / "site.pub").read_bytes()
+    run("site", "init", site)
+    assert (site / "site.pub").read_bytes() == key
+    assert "site St-Anna has not joined" in run("site", "status", site).stdout
+    (site / "site.key").unlink()
+    assert "make one with: segfed site init" in one_line(run("site", "join", site, code=1))
+
+
+def test_a_run_is_begun_or_gone_on_with(tmp_path):
+    for words in ([], [tmp_path / "federation.toml", "--resume", "run-1"]):
+        assert "or --resume RUN to go on" in one_line(run("server", "run", *words, "--folder", tmp_path, code=1))
+
+
 @pytest.mark.parametrize("text", ["training = 3", 'grid = "large"', "rounds = 3"])
 def test_train_takes_tables_and_nothing_else(text, dataset, tmp_path):
     path = tmp_path / "wrong.toml"

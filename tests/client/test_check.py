@@ -126,6 +126,24 @@ def test_a_key_that_others_can_read(make_site: MakeSite, monkeypatch: pytest.Mon
     assert found(folder, monkeypatch)["key"].remedy == f"chmod 600 {folder / 'site.key'}"
 
 
+def test_what_a_site_lacks_is_said_with_its_remedy(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_site(free_port())
+    (folder / "site.pub").unlink()
+    (folder / "coordinator.crt").unlink()
+    site = read_site_file(folder).site
+    site.ledger_file.parent.mkdir(parents=True, exist_ok=True)
+    site.ledger_file.write_text("no ledger\n")
+    monkeypatch.setattr(check, "LEAST_SPACE", 2**62)
+    findings = found(folder, monkeypatch)
+    key, certificate = findings["key"], findings["certificate of the coordinator"]
+    assert (key.passed, key.found, key.remedy) == (False, "there is none", f"segfed site init {folder}")
+    assert (certificate.passed, certificate.remedy) == (False, "put the coordinator's coordinator.crt there")
+    assert not findings["disk"].passed
+    assert f"free for {site.work}" in findings["disk"].found
+    assert not findings["privacy ledger"].passed
+    assert str(site.ledger_file) in findings["privacy ledger"].found
+
+
 def test_a_gate_that_does_not_know_the_key(
     make_site: MakeSite, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,7 +53,17 @@ def test_a_site_within_its_limits_takes_part(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"smallest_cohort": 0}, {"most_rounds": 1.0}, {"tasks": ["a"]}, {"tasks": ("",)}, {"private_only": 1}]
+    "wrong",
+    [
+        {"smallest_cohort": 0},
+        {"most_rounds": 1.0},
+        {"tasks": ["a"]},
+        {"tasks": ("",)},
+        {"private_only": 1},
+        {"run_epsilon": 0},
+        {"epsilon": "8"},
+        {"delta": 1},
+    ],
 )
 def test_limits_are_checked(wrong: dict[str, object]) -> None:
     (name,) = wrong

@@ -36,6 +36,9 @@ def test_sensible_settings_are_taken() -> None:
         {"threads": True},
         {"workers": -1},
         {"workers": 257},
+        {"patients": 0},
+        {"patient_pattern": "("},
+        {"leave_out_published": 1},
     ],
 )
 def test_each_broken_rule_is_named(wrong: dict[str, Any]) -> None:

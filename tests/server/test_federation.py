@@ -51,6 +51,7 @@ def test_a_task_is_enough() -> None:
         {"pace": "fast"},
         {"task": "tiny"},
         {"training": None},
+        {"strategy": "fedavg"},
     ],
 )
 def test_each_broken_rule_is_named(wrong: dict[str, Any]) -> None:

@@ -50,6 +50,8 @@ def test_no_more_sites_at_once_than_there_are():
         {"engine": "steam"},
         {"minimum_sites": 5},
         {"parallel": 0},
+        {"leave_out_published": 1},
+        {"patient_pattern": "("},
     ],
 )
 def test_a_value_out_of_its_range_is_refused(wrong):

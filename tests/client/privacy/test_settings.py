@@ -41,6 +41,14 @@ def test_a_run_may_ask_for_nothing(asked: dict[str, Any]):
         ({"privacy": {"clip": 1.0}, "epsilon": 0}, "privacy.epsilon must be above 0"),
         ({"privacy": "none", "epsilon": 8.0}, "privacy must be a table of settings, got 'none'"),
         ({"privacy": {"sigma": 1.0}, "epsilon": 8.0}, "unknown privacy setting 'sigma'"),
+        ({"privacy": {"local_steps": 0}, "epsilon": 8.0}, "privacy.local_steps must be a whole number in"),
+        ({"privacy": {"clip": "1"}, "epsilon": 8.0}, "privacy.clip must be above 0"),
+        ({"delta": 1.0, "epsilon": 8.0}, r"privacy.delta must be in \(0, 1\)"),
+        ({"privacy": {"proximal": -1}, "epsilon": 8.0}, r"privacy.proximal must be in \[0, 1000\]"),
+        ({"privacy": {"noise": "pink"}, "epsilon": 8.0}, "privacy.noise must be one of secure, seeded"),
+        ({"privacy": {"optimizer": "lion"}, "epsilon": 8.0}, "privacy.optimizer must be one of sgd, adamw"),
+        ({"privacy": {"augment": 1}, "epsilon": 8.0}, "privacy.augment must be true or false"),
+        ({"privacy": {"trainable": "head"}, "epsilon": 8.0}, "privacy.trainable must be a list of patterns"),
     ],
 )
 def test_what_cannot_be_asked_for_is_refused(asked: dict[str, Any], text: str):
