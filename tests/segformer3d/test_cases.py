@@ -70,6 +70,13 @@ def test_an_entry_without_both_names_is_refused(tmp_path: Path, entry: Any) -> N
         find_cases(decathlon(tmp_path, good, entry))
 
 
+@pytest.mark.parametrize("patient", ["", 7])
+def test_a_patient_without_a_name_is_refused(tmp_path: Path, patient: Any) -> None:
+    entry = {"image": "i/a.nii.gz", "label": "l/a.nii.gz", "patient": patient}
+    with pytest.raises(DataError, match=r"'patient' of training entry 0 of .*dataset.json must be a text"):
+        find_cases(decathlon(tmp_path, entry))
+
+
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"training": {}}', '{"training": []}'])
 def test_a_description_without_cases_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "dataset.json").write_text(content)
