@@ -59,6 +59,12 @@ def test_a_value_out_of_its_range_is_refused(wrong):
         SimulationSettings(**wrong)
 
 
+@pytest.mark.parametrize("name", ["training", "model", "grid", "privacy"])
+def test_what_is_a_table_is_no_number(name):
+    with pytest.raises(ConfigurationError, match=f"^{name} must be a table of settings, got 3$"):
+        SimulationSettings.from_json({name: 3})
+
+
 def test_the_task_follows_data_name_and_changes(make_dataset, tmp_path):
     folder = make_dataset(tmp_path, {})
     assert SimulationSettings().resolve_task().name == "phantom"
