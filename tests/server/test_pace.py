@@ -1,5 +1,6 @@
 """Deadlines from measured time, and sites that are left out until they answer again. Oracles: arithmetic, a clock."""
 
+import re
 import time
 from pathlib import Path
 
@@ -59,7 +60,9 @@ def test_a_site_that_died_costs_a_few_of_its_rounds_not_the_deadline(
     began = time.monotonic()
     events = federate(grid, tmp_path, tiny_settings(pace=4.0, round_deadline_s=3600.0))
     assert time.monotonic() - began < 20
-    assert [e.what.reason for e in events if isinstance(e, SiteSetAside)] == ["it did not answer within 0 s"] * 2
+    reasons = [e.what.reason for e in events if isinstance(e, SiteSetAside)]
+    assert len(reasons) == 2
+    assert all(re.fullmatch(r"it did not answer within \d s", reason) for reason in reasons), reasons
 
 
 def test_after_three_rounds_nobody_waits_for_it_until_it_answers(
