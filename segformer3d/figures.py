@@ -182,5 +182,7 @@ def to_png(figure: Figure) -> bytes:
     """
     content = io.BytesIO()
     figure.set_dpi(DPI)
-    FigureCanvasAgg(figure).print_png(content, metadata={"Software": None})  # `print_figure` would draw it twice
+    canvas = FigureCanvasAgg(figure)
+    # `print_figure` would draw a figure that has a layout twice.
+    canvas.print_png(content, metadata={"Software": None})  # type: ignore[no-untyped-call]
     return content.getvalue()
