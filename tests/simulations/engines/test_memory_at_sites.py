@@ -10,9 +10,10 @@ import pytest
 
 from server.app import make_server_app
 from server.strategies.strategy import strategy_from_json
-from simulations.engines import ClientSource, EngineSettings, run_local
+from simulations.engines import EngineSettings, run_local
 from tests.client.tiny_site import RUN, ball_of_one_window, tiny_site
 from tests.server.tiny_federation import tiny_settings, tiny_state
+from tests.simulations.tiny_source import tiny_source
 
 SITES = 2
 KINDS = {"memory", "personal", "residual"}
@@ -21,15 +22,10 @@ KINDS = {"memory", "personal", "residual"}
 def play(folder: Path, at_once: int) -> dict[str, str]:
     """Hashes of the model and of each file that a site has kept, after two rounds."""
     sites = [tiny_site(folder, f"site-{number}", seed=number, draw=ball_of_one_window) for number in range(SITES)]
-    told = [
-        {"name": s.name, "data": str(s.data), "work": str(s.work), "device": "cpu", "threads": 1, "delta": None}
-        for s in sites
-    ]
-    source = ClientSource.of("simulations.clients:make_app", sites=[{**site, "attack": None} for site in told])
     strategy = strategy_from_json({"name": "scaffold", "local_norms": True, "personal": 0.1})
     settings = tiny_settings(rounds=2, exchange="compact", strategy=strategy)
     server = make_server_app(settings, folder / "run", tiny_state(settings), lambda event: None)
-    run_local(server, source, SITES, EngineSettings(at_once, folder / "engine.log"))
+    run_local(server, tiny_source(sites), SITES, EngineSettings(at_once, folder / "engine.log"))
     kept = [path for site in sites for path in (site.work / RUN).glob("*-0002.safetensors")]
     assert {path.stem.partition("-")[0] for path in kept} >= KINDS
     left = [folder / "run" / "last.safetensors", *kept]

@@ -16,11 +16,12 @@ from client.weights import is_buffer, parameter_norm
 from segformer3d.training_reports import TrainingReport, ValidationReport
 from server.app import make_server_app
 from server.records import ROUNDS_FILE
-from simulations.engines import ClientSource, EngineSettings, run_local
+from simulations.engines import EngineSettings, run_local
 from simulations.scenarios import SCENARIOS
 from simulations.scenarios.attacks import ATTACKS, FACTOR, NOISE_FACTOR, falsified, flip_labels
 from tests.client.tiny_site import TINY, ball_of_one_window, tiny_site, tiny_weights
 from tests.server.tiny_federation import moved, tiny_settings, tiny_state
+from tests.simulations.tiny_source import tiny_source
 
 SITES, SEED = 3, 7
 Rounds = list[dict[str, Any]]
@@ -38,17 +39,9 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Rounds
         sites = [tiny_site(folder, name, seed=seed, draw=ball_of_one_window) for name, seed in names]
         if labels:
             flip_labels([site.data for site in sites], SEED, TINY)
-        told = [
-            {"name": s.name, "data": str(s.data), "work": str(s.work), "device": "cpu", "threads": 1, "delta": None}
-            for s in sites
-        ]
-        attacks = [None] * (SITES - 1) + [attack]
-        source = ClientSource.of(
-            "simulations.clients:make_app", sites=[{**t, "attack": a} for t, a in zip(told, attacks, strict=True)]
-        )
         settings = tiny_settings(rounds=rounds, exchange=exchange)
         server = make_server_app(settings, folder / "run", tiny_state(settings), lambda event: None)
-        run_local(server, source, SITES, EngineSettings(parallel, folder / "engine.log"))
+        run_local(server, tiny_source(sites, attack), SITES, EngineSettings(parallel, folder / "engine.log"))
         return [json.loads(line) for line in (folder / "run" / ROUNDS_FILE).read_text().splitlines()]
 
     return run
