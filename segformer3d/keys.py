@@ -73,7 +73,7 @@ def make_authority(certificate: Path, private: Path) -> None:
     key = ec.generate_private_key(ec.SECP384R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "segfed coordinator")])
     limits = x509.BasicConstraints(ca=True, path_length=0)
-    builder = _builder(name, name, key.public_key(), timedelta(days=365 * AUTHORITY_YEARS))
+    builder = _builder(name, name, key.public_key(), key.public_key(), timedelta(days=365 * AUTHORITY_YEARS))
     usage = _usage(signs_certificates=True)
     made = builder.add_extension(limits, critical=True).add_extension(usage, critical=True)
     write_secret(private, _private_bytes(key, _PKCS8))
@@ -96,7 +96,7 @@ def issue_certificate(
         [x509.IPAddress(ip_address(host)) if is_ip(host) else x509.DNSName(host) for host in hosts]
     )
     made = (
-        _builder(name, issuer.subject, key.public_key(), timedelta(days=CERTIFICATE_DAYS))
+        _builder(name, issuer.subject, key.public_key(), issuer_key.public_key(), timedelta(days=CERTIFICATE_DAYS))
         .add_extension(names, critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
@@ -132,8 +132,13 @@ def hosts_of(certificate: x509.Certificate) -> tuple[str, ...]:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, valid: timedelta
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    issuer_key: ec.EllipticCurvePublicKey,
+    valid: timedelta,
 ) -> x509.CertificateBuilder:
+    """With both key identifiers, as RFC 5280 (4.2.1) asks; Python 3.13 takes no certificate without them."""
     now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()
@@ -143,6 +148,8 @@ def _builder(
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _EARLIER)
         .not_valid_after(now + valid)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False)
     )
 
 
