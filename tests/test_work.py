@@ -38,7 +38,7 @@ def test_of_an_orphan():
         [sys.executable, "-c", parent, BURN.format(seconds=2)], stdout=subprocess.PIPE, text=True
     )
     orphan = psutil.Process(int(process.stdout.readline()))
-    while sum(orphan.cpu_times()[:2]) < 0.8:
+    while sum(orphan.cpu_times()[:2]) < 1.5:
         time.sleep(0.05)
     process.kill()
     process.wait()
@@ -73,7 +73,7 @@ def test_work_is_the_processor_time_of_a_test_and_of_all_that_it_starts(
     assert work["shared"] == pytest.approx(0.5, abs=0.3)
     assert work["test_that_shares"] < 0.3
     assert work["test_of_a_process"] == pytest.approx(1, abs=0.4)
-    assert 0.6 < work["test_of_an_orphan"] < 2.5
+    assert 0.3 < work["test_of_an_orphan"] < 2.5
 
 
 def test_what_hangs_fails_with_every_stack_and_ends_what_it_has_started(
