@@ -86,6 +86,7 @@ class Meter:
 
     def _look(self) -> None:
         """Note what each process has used, and the seconds of those below this one and of whom they waited for."""
+        began = time.monotonic()  # on a busy machine much may end before this look does
         waited = resource.getrusage(resource.RUSAGE_CHILDREN)  # first: who ends meanwhile shall not count twice
         children = set(_descendants(os.getpid()))
         beneath, self._live = 0.0, children | self._live
@@ -98,7 +99,7 @@ class Meter:
             self._seen[process] = used.user + used.system
             if process in children:
                 beneath += used.user + used.system + used.children_user + used.children_system
-        self._through_parents, self._looked = waited.ru_utime + waited.ru_stime + beneath, time.monotonic()
+        self._through_parents, self._looked = waited.ru_utime + waited.ru_stime + beneath, began
 
 
 def _descendants(pid: int) -> Iterator[psutil.Process]:
